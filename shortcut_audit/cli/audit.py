@@ -1,0 +1,266 @@
+"""`shortcut-audit audit`: a trained classifier and images in, an audit out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import typer
+
+from shortcut_audit.errors import SettingsError
+from shortcut_audit.results.settings import AuditSettings, settings_from
+
+if TYPE_CHECKING:
+    from shortcut_audit.results.audit_result import AuditResult
+    from shortcut_audit.run.audit import AuditRequest, Estimate
+
+__all__ = ["audit", "run_and_show"]
+
+
+def _setting(field: str, *flags: str) -> Any:
+    """An option whose default and help are those of the setting itself."""
+    info = AuditSettings.model_fields[field]
+    choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+    suffix = f" One of: {', '.join(choices)}." if choices else ""
+    return typer.Option(info.default, *flags, help=f"{info.description}{suffix}")
+
+
+def audit(
+    model: str = typer.Option(
+        ...,
+        "--model",
+        help="timm:NAME, hf-hub:ORG/NAME, local-dir:DIR, a weights file (.safetensors, .pt, .pth,"
+        " .th; with --arch), or package.module:factory (path/to/file.py:factory).",
+    ),
+    data: str = typer.Option(
+        ...,
+        "--data",
+        help="A folder of class folders, FILE.npz (FILE.npz::test), FILE.tar, or a timm reader"
+        " (hfds/NAME, tfds/NAME, wds/DIR; NAME::split).",
+    ),
+    out: Path = typer.Option(..., "--out", help="Folder of the run; the same command resumes in it."),
+    arch: str | None = typer.Option(
+        None, "--arch", help="Architecture of a weights file: a timm name or module:factory."
+    ),
+    checkpoint: Path | None = typer.Option(
+        None, "--checkpoint", help="Weights for a model made by module:factory."
+    ),
+    pretrained: bool = typer.Option(
+        True, "--pretrained/--no-pretrained", help="Published or random weights of a timm name."
+    ),
+    output_names: Path | None = typer.Option(
+        None,
+        "--output-names",
+        help="Text file: names of the model's outputs in order, one a line, where the data has"
+        " only some of the classes or another order.",
+    ),
+    mean: str | None = typer.Option(
+        None,
+        "--mean",
+        help="Normalisation mean, 1 or C values with commas. [default: the model's own]",
+    ),
+    std: str | None = typer.Option(
+        None, "--std", help="Normalisation standard deviation. [default: the model's own]"
+    ),
+    size: str | None = typer.Option(
+        None, "--size", help="Bring images to N or HxW pixels. [default: the model's own]"
+    ),
+    device: str = _setting("device", "--device"),
+    dtype: str = _setting("dtype", "--dtype"),
+    batch_size: str = typer.Option(
+        "auto", "--batch-size", help="Images per forward pass; auto finds the fastest that fits."
+    ),
+    images_per_class: int = _setting("images_per_class", "--images-per-class"),
+    search_share: float = _setting("search_share", "--search-share"),
+    kept_share: float = _setting("kept_share", "--kept-share"),
+    response: str = _setting("response", "--response"),
+    classes: str | None = typer.Option(
+        None, "--classes", help="Search only these classes, separated by commas. [default: all]"
+    ),
+    dc: str = _setting("dc", "--dc"),
+    domain: str = _setting("domain", "--domain"),
+    clip: bool = _setting("clip", "--clip/--no-clip"),
+    examples: int = _setting("examples", "--examples"),
+    seed: int = _setting("seed", "--seed"),
+    skip_unreadable: bool = _setting("skip_unreadable", "--skip-unreadable"),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Say what it would take (passes, time, memory); write nothing."
+    ),
+) -> None:
+    """Audit a trained classifier: importance of every frequency for every class, and what it means."""
+    settings = settings_from(
+        {
+            "images_per_class": images_per_class,
+            "search_share": search_share,
+            "kept_share": kept_share,
+            "response": response,
+            "dc": dc,
+            "domain": domain,
+            "clip": clip,
+            "classes": tuple(name.strip() for name in classes.split(",")) if classes else None,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "batch_size": _batch_size(batch_size),
+            "examples": examples,
+            "skip_unreadable": skip_unreadable,
+        }
+    )
+    moments = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
+    pixels = _size(size)
+    names = _lines(output_names)
+    from shortcut_audit.results.store import check_folder
+
+    check_folder(out)
+    with _console().status("Opening the images and the model ..."):
+        from shortcut_audit.data.sources import open_source
+        from shortcut_audit.models.loading import ModelRequest, load_model
+        from shortcut_audit.run.audit import AuditRequest
+
+        source = open_source(data)
+        loaded = load_model(
+            ModelRequest(
+                spec=model,
+                arch=arch,
+                checkpoint=checkpoint,
+                pretrained=pretrained,
+                n_classes=len(names) if names is not None else len(source.class_names),
+                seed=seed,
+            )
+        )
+    request = AuditRequest(
+        model=loaded,
+        source=source,
+        settings=settings,
+        command=shlex.join(["shortcut-audit", *sys.argv[1:]]),
+        size=pixels,
+        output_names=names,
+        **moments,
+    )
+    if dry_run:
+        _show_estimate(request)
+    else:
+        run_and_show(request, out)
+
+
+def run_and_show(
+    request: AuditRequest,
+    out: Path,
+    before_paths: Callable[[AuditResult], None] | None = None,
+) -> None:
+    """Run an audit with a progress bar, write its page, and print what was found.
+
+    `before_paths(result)` may add lines of its own before the last ones.
+    """
+    from shortcut_audit.cli.progress import Bar
+    from shortcut_audit.cli.tables import print_classes
+    from shortcut_audit.report.html import write_report
+    from shortcut_audit.report.summary import duration, headline
+    from shortcut_audit.results.store import ARRAYS_FILE, RESULT_FILE
+    from shortcut_audit.run.audit import run_audit
+
+    console = _console()
+    with Bar(_console(stderr=True)) as bar:
+        result = run_audit(request, out, progress=bar)
+    with console.status("Writing the page ..."):
+        page = write_report(result, out)
+    pre = result.provenance.model.preprocessing
+    _say(
+        f"Images are {pre.channels} x {pre.height} x {pre.width}, {pre.geometry}; mean"
+        f" {', '.join(f'{m:g}' for m in pre.mean)}, std {', '.join(f'{s:g}' for s in pre.std)}"
+        f" (says {pre.source})."
+    )
+    _say("")
+    _say(headline(result))
+    print_classes(console, result)
+    for note in result.notes:
+        _say(f"Note: {note}")
+    if before_paths is not None:
+        before_paths(result)
+    _say(
+        f"\n{result.image_passes:,} image passes in {duration(result.timing.measuring_seconds)}"
+        f" of measuring. Numbers: {out / RESULT_FILE}, {out / ARRAYS_FILE}"
+    )
+    _say(f"Page: {page}")
+
+
+def _show_estimate(request: AuditRequest) -> None:
+    from shortcut_audit.cli.progress import Bar
+    from shortcut_audit.run.audit import estimate_audit
+
+    with Bar(_console(stderr=True)) as bar:
+        estimate = estimate_audit(request, progress=bar)
+    _print_estimate(estimate)
+
+
+def _print_estimate(estimate: Estimate) -> None:
+    from shortcut_audit.report.summary import duration
+
+    _say(f"{estimate.n_images:,} images, {estimate.n_orbits:,} orbits; nothing was written.")
+    for name, passes in estimate.passes_by_measure.items():
+        _say(f"  {name.replace('_', ' '):<22}{passes:>16,} image passes")
+    _say(f"  {'together':<22}{estimate.image_passes:>16,} image passes")
+    _say(
+        f"Time: about {duration(estimate.seconds)}, at {estimate.images_per_second:,.0f} images a"
+        f" second in batches of {estimate.batch_size}."
+    )
+    _say(f"Memory: about {estimate.peak_memory_bytes / 2**30:.1f} GiB.")
+
+
+def _say(text: str) -> None:
+    """Print plain text as it is: names of the user's are no markup."""
+    typer.echo(text)
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(
+            f"--batch-size {text!r} is neither a number nor auto.", "Try --batch-size auto."
+        ) from None
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f"--{name} {text!r} is not a list of numbers.",
+            f"For example: --{name} 0.485,0.456,0.406",
+        ) from None
+    if name == "std" and not all(value > 0 for value in values):
+        raise SettingsError(f"--std {text!r} has a value that is not positive.", "Check it.")
+    return values
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not all(part.isdigit() and int(part) > 0 for part in parts) or len(parts) > 2:
+        raise SettingsError(f"--size {text!r} is not a size.", "For example: --size 224 or 192x256.")
+    return int(parts[0]), int(parts[-1])
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}.", "Give a text file.") from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,338 @@
+"""The images of one audit: chosen by seed, decoded once, kept on disk, split for search and judgement."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shortcut_audit.data.sources import ImageSource, Picture, UnreadableImageError
+from shortcut_audit.errors import DataError
+from shortcut_audit.results.audit_result import SkippedImage
+from shortcut_audit.results.provenance import Preprocessing
+from shortcut_audit.results.settings import AuditSettings
+
+__all__ = ["AuditImages", "PixelStore", "collect_images", "common_shape"]
+
+Transform = Callable[[Picture], NDArray[Any]]
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class PixelStore:
+    """Decoded images of one shape, on disk; memory holds only the block that is asked for.
+
+    `shape` (C, H, W); `dtype` uint8 or float32; `digests` one per image, over its pixels.
+    """
+
+    stream: IO[bytes]
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    digests: list[str]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def block(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Pixels (stop-start, C, H, W) in [0,1], float32."""
+        image_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        self.stream.seek(start * image_bytes)
+        content = self.stream.read((stop - start) * image_bytes)
+        raw = np.frombuffer(content, dtype=self.dtype).reshape(stop - start, *self.shape)
+        if self.dtype == np.uint8:
+            return raw.astype(np.float32) / np.float32(255)
+        return raw.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class AuditImages:
+    """The images an audit uses. Row numbers run class by class, search images before judgement ones.
+
+    `class_names` of the classes that have images; `outputs` the model output of each;
+    `search_rows`, `judge_rows`: (start, stop) rows of each class.
+    """
+
+    spec: str
+    store: PixelStore
+    class_names: tuple[str, ...]
+    outputs: tuple[int, ...]
+    search_rows: tuple[tuple[int, int], ...]
+    judge_rows: tuple[tuple[int, int], ...]
+    names: Sequence[str]
+    n_available: int
+    skipped: tuple[SkippedImage, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of content, labels and splits of all images used."""
+        parts = [f"{self.store.shape}"]
+        for index, name in enumerate(self.class_names):
+            for rows in (self.search_rows[index], self.judge_rows[index]):
+                parts += [f"{name!r} {self.outputs[index]}", *self.store.digests[slice(*rows)]]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def n_leaked(self) -> int:
+        """Judgement images that are exact copies of some search image."""
+        seen = {digest for rows in self.search_rows for digest in self.store.digests[slice(*rows)]}
+        return sum(
+            digest in seen for rows in self.judge_rows for digest in self.store.digests[slice(*rows)]
+        )
+
+
+def common_shape(source: ImageSource, chosen: Sequence[int]) -> tuple[int, int, int] | None:
+    """The shape (C, H, W) that all `chosen` images have, or None where they differ.
+
+    Of encoded images only the headers are looked at. Unreadable ones are passed over here; they
+    are named when they are decoded.
+    """
+    shapes: set[tuple[int, int, int]] = set()
+    for index in chosen[:1] if source.uniform else chosen:
+        try:
+            shapes.add(_header_shape(source, index))
+        except UnreadableImageError:
+            continue
+        if len({shape[1:] for shape in shapes}) > 1:
+            return None
+    if not shapes:
+        return None
+    # Grey and colour files may be mixed; the size is what has to agree.
+    return max(shapes)
+
+
+def _header_shape(source: ImageSource, index: int) -> tuple[int, int, int]:
+    picture = source.peek(index)
+    if isinstance(picture, Image.Image):
+        return (1 if picture.mode in {"L", "1", "I;16"} else 3), picture.height, picture.width
+    channels, height, width = _channels_first(picture, source.name(index)).shape
+    return channels, height, width
+
+
+def choose_images(
+    source: ImageSource, settings: AuditSettings
+) -> tuple[list[int], list[NDArray[np.int64]]]:
+    """Classes that have images, and the shuffled image indices of each.
+
+    Raises DataError for fewer than two classes and for a class with too few images to split.
+    """
+    present = [int(label) for label in np.unique(source.labels)]
+    if len(present) < 2:
+        only = source.class_names[present[0]] if present else "none"
+        raise DataError(
+            f"{source.spec} has images of one class only ({only}).",
+            "An audit compares classes: give at least two.",
+        )
+    if settings.classes is not None:
+        names = {source.class_names[label] for label in present}
+        unknown = [name for name in settings.classes if name not in names]
+        if unknown:
+            raise DataError(
+                f"{source.spec} has no images of class {unknown[0]!r}.",
+                f"Its classes are: {', '.join(sorted(names)[:20])}.",
+            )
+    order: list[NDArray[np.int64]] = []
+    for label in present:
+        indices = np.flatnonzero(source.labels == label)
+        if len(indices) < 4:
+            raise DataError(
+                f"Class {source.class_names[label]!r} has {_count(len(indices), 'image')};"
+                " a split needs at least 4 (2 to search on, 2 to judge on).",
+                "Add images of it, or leave the class out.",
+            )
+        # One stream of random numbers per class: images of one class never move another's.
+        generator = np.random.default_rng([settings.seed, label])
+        order.append(generator.permutation(indices))
+    return present, order
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def collect_images(
+    source: ImageSource,
+    settings: AuditSettings,
+    preprocessing: Preprocessing,
+    outputs: Sequence[int],
+    *,
+    folder: Path | None = None,
+    on_image: Callable[[int, int], None] | None = None,
+) -> AuditImages:
+    """Choose, decode and split the images of an audit; each image is decoded once.
+
+    `outputs`: model output of every label of `source`. `folder`: where the unnamed temporary file
+    with the decoded pixels lies (it vanishes with the process). `on_image(done, total)` reports.
+
+    Raises DataError, naming the image or class, for what cannot be used.
+    """
+    present, order = choose_images(source, settings)
+    transform = make_transform(preprocessing)
+    shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
+    total = sum(min(len(indices), settings.images_per_class) for indices in order)
+    writer = _StoreWriter(shape, folder)
+    skipped: list[SkippedImage] = []
+    names: list[str] = []
+    search_rows, judge_rows = [], []
+    for label, indices in zip(present, order, strict=True):
+        start = len(writer.digests)
+        for index in indices:
+            if len(writer.digests) - start == settings.images_per_class:
+                break
+            name = source.name(int(index))
+            try:
+                writer.add(transform(source.read(int(index))), name)
+            except UnreadableImageError as error:
+                if not settings.skip_unreadable:
+                    raise
+                skipped.append(SkippedImage(image=error.image, reason=error.reason))
+                continue
+            names.append(name)
+            if on_image is not None:
+                on_image(len(names), total)
+        n_found = len(writer.digests) - start
+        if n_found < 4:
+            raise DataError(
+                f"Class {source.class_names[label]!r} has {_count(n_found, 'readable image')};"
+                " a split needs at least 4.",
+                "Mend the unreadable images, or leave the class out.",
+            )
+        n_search = min(max(round(n_found * settings.search_share), 2), n_found - 2)
+        search_rows.append((start, start + n_search))
+        judge_rows.append((start + n_search, start + n_found))
+    return AuditImages(
+        spec=source.spec,
+        store=writer.finish(),
+        class_names=tuple(source.class_names[label] for label in present),
+        outputs=tuple(int(outputs[label]) for label in present),
+        search_rows=tuple(search_rows),
+        judge_rows=tuple(judge_rows),
+        names=names,
+        n_available=len(source.labels),
+        skipped=tuple(skipped),
+    )
+
+
+class _StoreWriter:
+    """Appends decoded images to an unnamed file."""
+
+    def __init__(self, shape: tuple[int, int, int], folder: Path | None) -> None:
+        self.shape = shape
+        self.digests: list[str] = []
+        self.dtype: np.dtype[Any] | None = None
+        # Closed by the garbage collector with the store that takes it over.
+        self.stream = tempfile.TemporaryFile(prefix=".shortcut-audit-", dir=folder)  # noqa: SIM115
+
+    def add(self, pixels: NDArray[Any], name: str) -> None:
+        if pixels.shape != self.shape:
+            raise DataError(
+                f"Image {name} has shape {pixels.shape} (channels, height, width), and the model"
+                f" takes {self.shape}.",
+                "Give --size to bring all images to one size.",
+            )
+        if self.dtype is None:
+            self.dtype = pixels.dtype
+        elif self.dtype != pixels.dtype:
+            raise DataError(
+                f"Image {name} has {pixels.dtype} pixels, the ones before it {self.dtype}.",
+                "Store all images alike.",
+            )
+        content = np.ascontiguousarray(pixels).tobytes()
+        self.digests.append(hashlib.sha256(content).hexdigest()[:32])
+        self.stream.write(content)
+
+    def finish(self) -> PixelStore:
+        self.stream.flush()
+        assert self.dtype is not None
+        return PixelStore(self.stream, self.shape, self.dtype, self.digests)
+
+
+def make_transform(preprocessing: Preprocessing) -> Transform:
+    """From what a source reads to pixels (C, H, W), uint8 or float32 in [0,1].
+
+    Resizing and cropping is timm's evaluation transform, on files as on arrays.
+    """
+    geometry = None
+    if preprocessing.geometry != "as they are":
+        from timm.data import create_transform
+
+        geometry = create_transform(
+            input_size=(preprocessing.channels, preprocessing.height, preprocessing.width),
+            is_training=False,
+            use_prefetcher=True,
+            interpolation=preprocessing.interpolation or "bicubic",
+            crop_pct=preprocessing.crop_pct,
+            crop_mode=preprocessing.crop_mode,
+        )
+
+    def transform(picture: Picture) -> NDArray[Any]:
+        if isinstance(picture, Image.Image):
+            image = picture.convert("L" if preprocessing.channels == 1 else "RGB")
+            array = np.asarray(geometry(image) if geometry else image)
+            if geometry is None:
+                array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+            return array
+        array = _to_channels(_checked_range(_channels_first(picture, "")), preprocessing.channels)
+        if geometry is None:
+            return array
+        if array.dtype != np.uint8:
+            raise DataError(
+                f"Floating-point images of {array.shape[1]} x {array.shape[2]} pixels are not"
+                f" resized to {preprocessing.height} x {preprocessing.width}.",
+                "Bring them to the model's size first, or store them as uint8.",
+            )
+        mode_array = array[0] if preprocessing.channels == 1 else array.transpose(1, 2, 0)
+        return np.asarray(geometry(Image.fromarray(np.ascontiguousarray(mode_array))))
+
+    return transform
+
+
+def _channels_first(array: NDArray[Any], name: str) -> NDArray[Any]:
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim == 3 and array.shape[0] in {1, 3} and array.shape[2] not in {1, 3}:
+        return array
+    if array.ndim == 3 and array.shape[2] in {1, 3}:
+        # (3, H, 3) is read as channels last; nobody has images three pixels wide.
+        return array.transpose(2, 0, 1)
+    raise DataError(
+        f"An image array has shape {array.shape}{f' ({name})' if name else ''}.",
+        "Arrays are (H, W), (H, W, C) or (C, H, W), with 1 or 3 channels.",
+    )
+
+
+def _checked_range(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f":
+        raise DataError(
+            f"Image arrays of type {array.dtype} are not understood.",
+            "Store uint8 in 0..255, or floats in [0,1].",
+        )
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -1e-4 and high <= 1 + 1e-4):
+        raise DataError(
+            f"Floating-point images must lie in [0,1]; these go from {low:.3g} to {high:.3g}.",
+            "If they are normalised, say so (normalized=True with the mean and std), or undo it.",
+        )
+    return array.astype(np.float32)
+
+
+def _to_channels(array: NDArray[Any], channels: int) -> NDArray[Any]:
+    if len(array) == channels:
+        return array
+    if len(array) == 1 and channels == 3:
+        return np.repeat(array, 3, axis=0)
+    if len(array) == 3 and channels == 1:
+        grey = np.tensordot(_LUMA, array.astype(np.float32), axes=1)[None]
+        return np.rint(grey).astype(np.uint8) if array.dtype == np.uint8 else grey
+    raise DataError(
+        f"The images have {len(array)} channels, and the model takes {channels}.",
+        "Only grey and RGB images are converted.",
+    )

@@ -1,0 +1,377 @@
+"""Image sources: folders, arrays, packed files, timm readers and data sets of the user's own.
+
+A source knows labels and class names at once and decodes single images on demand, so that only
+the images an audit uses are ever read.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from shortcut_audit.data.arrays import ArrayFile, NpzArrays
+from shortcut_audit.errors import DataError
+
+__all__ = ["ArraySource", "FilesSource", "ImageSource", "UnreadableImageError", "open_source"]
+
+Picture = Image.Image | NDArray[Any]
+
+_READERS = ("hfds/", "hfids/", "tfds/", "wds/")
+
+
+class UnreadableImageError(DataError):
+    """One image cannot be decoded; `--skip-unreadable` leaves it out."""
+
+    slug = "unreadable-image"
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(
+            f"Image {image} cannot be read: {reason}.",
+            "Mend or remove it, or leave such images out with --skip-unreadable.",
+        )
+        self.image = image
+        self.reason = reason
+
+
+class ImageSource(Protocol):
+    """Labelled images that are decoded one at a time.
+
+    `uniform`: all images have the shape of the first.
+    """
+
+    uniform: ClassVar[bool]
+
+    @property
+    def spec(self) -> str:
+        """As the user named it."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In label order."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) integers."""
+        ...
+
+    def read(self, index: int) -> Picture:
+        """A PIL image, or an array (H, W), (H, W, C) or (C, H, W), uint8 or float in [0,1]."""
+        ...
+
+    def peek(self, index: int) -> Picture:
+        """The same picture with at least its mode and size known, as cheaply as can be."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call image `index` in a message."""
+        ...
+
+
+@dataclass(frozen=True)
+class FilesSource:
+    """Encoded images: a function opens the bytes of each."""
+
+    uniform: ClassVar[bool] = False
+    spec: str
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+    open_bytes: Callable[[int], bytes]
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def read(self, index: int) -> Picture:
+        return decode(self.open_bytes(index), self.names[index])
+
+    def peek(self, index: int) -> Picture:
+        return _open(self.open_bytes(index), self.names[index])
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images as rows of one array."""
+
+    uniform: ClassVar[bool] = True
+    spec: str
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    rows: ArrayFile
+
+    def name(self, index: int) -> str:
+        return f"{self.spec}[{index}]"
+
+    def read(self, index: int) -> Picture:
+        return self.rows.row(index)
+
+    def peek(self, index: int) -> Picture:
+        return self.rows.row(index)
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """Decode one encoded image, every pixel of it.
+
+    Raises UnreadableImageError for empty, damaged or truncated content.
+    """
+    image = _open(content, name)
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(name, str(error).rstrip(".")) from error
+    return image
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    """The image with its header read, its pixels not yet decoded."""
+    if not content:
+        raise UnreadableImageError(name, "it has zero bytes")
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(name, "it is not an image that Pillow knows") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(name, str(error).rstrip(".")) from error
+
+
+def open_source(spec: str) -> ImageSource:
+    """Open the images that `spec` names.
+
+    - a folder of class folders (classes in alphabetical order, as torchvision sorts them);
+    - `FILE.npz` with `x`, `y`, `classes`, or packed files `blob`, `offsets`, `y`, `classes`;
+      `FILE.npz::test` takes `x_test`, `y_test`, or the images whose `split` is 1 (`::train`: 0);
+    - `FILE.tar`, `hfds/NAME`, `tfds/NAME`, `wds/DIR` (each with `::split`): timm's readers.
+
+    Raises DataError, in one sentence, for everything that is missing or malformed.
+    """
+    where, _, split = spec.partition("::")
+    if where.startswith(_READERS):
+        return _from_reader(spec, where, split or "validation")
+    path = Path(where)
+    if not path.exists():
+        raise DataError(f"{where} does not exist.", "Name a folder of class folders, or an .npz file.")
+    if path.is_file() and path.suffix == ".npz":
+        return _from_arrays(spec, path, split)
+    if path.is_file() and path.suffix == ".tar":
+        return _from_reader(spec, "", split, root=path)
+    if path.is_file():
+        raise DataError(
+            f"{where} is neither a folder, an .npz nor a .tar file.",
+            "Name a folder of class folders, an .npz file, or a timm reader such as hfds/NAME.",
+        )
+    return _from_folder(spec, path / split if split else path)
+
+
+def _from_folder(spec: str, root: Path) -> ImageSource:
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist.", "Name a folder of class folders.")
+    endings = get_img_extensions(as_set=True)
+    class_names = sorted(entry.name for entry in root.iterdir() if _is_class_folder(entry))
+    if not class_names:
+        loose = any(entry.suffix.lower() in endings for entry in root.iterdir())
+        raise DataError(
+            f"{root} has {'images but no class folders' if loose else 'no class folders'} in it.",
+            "Put the images of each class into a folder of its own, named after the class.",
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in endings)
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise DataError(
+            f"{root} has {len(class_names)} class folders and no image in them.",
+            f"Image files end in one of: {', '.join(sorted(endings))}.",
+        )
+    return FilesSource(
+        spec=spec,
+        class_names=tuple(class_names),
+        labels=np.asarray(labels, dtype=np.int64),
+        names=[str(path.relative_to(root)) for path in paths],
+        open_bytes=_FileOpener(paths),
+    )
+
+
+def _is_class_folder(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith((".", "__"))
+
+
+@dataclass(frozen=True)
+class _FileOpener:
+    paths: Sequence[Path]
+
+    def __call__(self, index: int) -> bytes:
+        path = self.paths[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(str(path), error.strerror or str(error)) from error
+
+
+def _from_reader(spec: str, name: str, split: str, root: Path | None = None) -> ImageSource:
+    from timm.data.readers import create_reader
+
+    folder = None
+    if root is None and name.startswith("wds/"):
+        folder, name = name.removeprefix("wds/"), "wds/"
+    # timm would keep a pickle of its tar index beside the data, and read it back.
+    options = {"cache_tarinfo": False} if root is not None else {}
+    try:
+        reader = create_reader(name, root=str(root or folder or "") or None, split=split, **options)
+        n_images = len(reader)
+    except ImportError as error:
+        raise DataError(
+            f"{spec} needs a package that is not installed: {error}.", "Install it with pip."
+        ) from error
+    except Exception as error:  # each reader, hub and file system raises its own kinds
+        raise DataError(
+            f"timm cannot open {spec}: {str(error).splitlines()[0] if str(error) else error!r}",
+            "Check the name and the split (NAME::split), and the network if it lies on a hub.",
+        ) from error
+    if not hasattr(reader, "__getitem__"):
+        return _spooled_reader(spec, reader)
+    return _indexed_reader(spec, reader, n_images)
+
+
+def _indexed_reader(spec: str, reader: Any, n_images: int) -> ImageSource:
+    samples = getattr(reader, "samples", None)
+    if hasattr(reader, "targets"):
+        labels = [int(label) for label in reader.targets]
+    elif samples is not None and len(samples) == n_images and isinstance(samples[0], tuple):
+        labels = [int(sample[1]) for sample in samples]
+    else:
+        labels = [int(reader[index][1]) for index in range(n_images)]
+    return FilesSource(
+        spec=spec,
+        class_names=_reader_classes(reader, labels),
+        labels=np.asarray(labels, dtype=np.int64),
+        names=[str(name) for name in reader.filenames()],
+        open_bytes=_ReaderOpener(reader),
+    )
+
+
+@dataclass(frozen=True)
+class _ReaderOpener:
+    reader: Any
+
+    def __call__(self, index: int) -> bytes:
+        opened = self.reader[index][0]
+        if isinstance(opened, Image.Image):
+            content = io.BytesIO()
+            opened.save(content, format="PNG")
+            return content.getvalue()
+        with opened:
+            return bytes(opened.read())
+
+
+def _spooled_reader(spec: str, reader: Any) -> ImageSource:
+    """A streaming reader (webdataset, tfds): read once, in its own order."""
+    from shortcut_audit.data.datasets import spool
+
+    pairs: Iterator[Any] = iter(reader)
+    return spool(pairs, spec=spec, class_names=_reader_classes(reader, []) or None)
+
+
+def _reader_classes(reader: Any, labels: Sequence[int]) -> tuple[str, ...]:
+    class_to_index = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if class_to_index:
+        return tuple(str(n) for n, _ in sorted(class_to_index.items(), key=lambda item: item[1]))
+    return tuple(str(label) for label in range(max(labels) + 1)) if labels else ()
+
+
+def _from_arrays(spec: str, path: Path, split: str) -> ImageSource:
+    arrays = NpzArrays(path)
+    suffix = f"_{split}" if split else ""
+    if "blob" in arrays:
+        return _from_packed(spec, arrays, split)
+    if f"x{suffix}" not in arrays or f"y{suffix}" not in arrays:
+        splits = sorted(name[2:] for name in arrays if name.startswith("x_"))
+        hint = (
+            f"Say which: {', '.join(f'{path}::{name}' for name in splits)}."
+            if splits
+            else ("An .npz holds x (images), y (labels) and classes (names), or packed blob and offsets.")
+        )
+        raise DataError(f"{path} has no arrays x{suffix} and y{suffix}.", hint)
+    rows = arrays[f"x{suffix}"]
+    labels = _labels(path, f"y{suffix}", arrays[f"y{suffix}"], len(rows))
+    return ArraySource(spec, _class_names(path, arrays, labels), labels, rows)
+
+
+def _from_packed(spec: str, arrays: NpzArrays, split: str) -> ImageSource:
+    path = Path(spec.partition("::")[0])
+    for needed in ("offsets", "y"):
+        if needed not in arrays:
+            raise DataError(f"{path} has packed images (blob) but no {needed}.", "Pack it again.")
+    offsets = arrays["offsets"].whole().astype(np.int64)
+    labels = _labels(path, "y", arrays["y"], len(offsets) - 1)
+    chosen = np.arange(len(labels))
+    if split:
+        number = {"train": 0, "val": 1, "test": 1, "validation": 1}.get(split)
+        if "split" not in arrays or number is None:
+            raise DataError(
+                f"{path} has no split {split!r}.",
+                "Packed files with an array `split` (0 or 1) take ::train and ::test.",
+            )
+        chosen = np.flatnonzero(arrays["split"].whole() == number)
+    names = [f"{spec}[{index}]" for index in chosen]
+    if "names" in arrays:
+        own = arrays["names"].whole()
+        names = [str(own[index]) for index in chosen]
+    return FilesSource(
+        spec=spec,
+        class_names=_class_names(path, arrays, labels),
+        labels=labels[chosen],
+        names=names,
+        open_bytes=_PackedOpener(arrays["blob"], offsets, chosen),
+    )
+
+
+@dataclass(frozen=True)
+class _PackedOpener:
+    blob: ArrayFile
+    offsets: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+
+    def __call__(self, index: int) -> bytes:
+        start, stop = self.offsets[self.chosen[index]], self.offsets[self.chosen[index] + 1]
+        return self.blob.span(int(start), int(stop)).tobytes()
+
+
+def _labels(path: Path, name: str, array: ArrayFile, n_images: int) -> NDArray[np.int64]:
+    labels = array.whole()
+    if labels.ndim != 1 or labels.dtype.kind not in "iub":
+        raise DataError(
+            f"{name} in {path} has shape {labels.shape} and type {labels.dtype}.",
+            "Labels are one integer an image.",
+        )
+    if len(labels) != n_images:
+        raise DataError(f"{path} has {n_images} images and {len(labels)} labels.", "Pack it again.")
+    if n_images == 0:
+        raise DataError(f"{path} holds no image.", "Pack it again.")
+    if labels.min() < 0:
+        raise DataError(f"{name} in {path} has negative labels.", "Labels count from 0.")
+    return labels.astype(np.int64)
+
+
+def _class_names(path: Path, arrays: NpzArrays, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    n_classes = int(labels.max()) + 1
+    if "classes" not in arrays:
+        return tuple(str(label) for label in range(n_classes))
+    names = tuple(str(name) for name in arrays["classes"].whole())
+    if len(names) < n_classes:
+        raise DataError(
+            f"{path} names {len(names)} classes, and its labels go up to {n_classes - 1}.",
+            "List every class in `classes`, in label order.",
+        )
+    return names

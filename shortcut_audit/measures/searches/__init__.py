@@ -1,0 +1,1 @@
+"""Searches: only HOW the orbits of a class are ranked. Each gives the same totals."""

@@ -1,0 +1,335 @@
+"""Loads classifiers: timm names, the Hugging Face hub, folders, weights files, a user's own factory."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.data import resolve_model_data_config
+from timm.models import load_state_dict
+from torch import nn
+
+from shortcut_audit.errors import ModelError
+from shortcut_audit.models.classifier import first_layer_channels
+from shortcut_audit.results.provenance import Preprocessing
+
+__all__ = ["LoadedModel", "ModelRequest", "load_model", "preprocessing_of"]
+
+_WEIGHTS = {".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt"}
+_HUB_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """Which model, as the user named it.
+
+    `spec`: see `load_model`. `arch`: architecture of a bare weights file. `checkpoint`: weights for
+    a factory. `pretrained`: whether a timm name comes with its published weights. `n_classes`:
+    outputs to build where the architecture is built here. `seed`: of weights drawn at random.
+    """
+
+    spec: str
+    arch: str | None = None
+    checkpoint: Path | None = None
+    pretrained: bool = True
+    n_classes: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network and the record it carries of the images it wants (timm's `pretrained_cfg`)."""
+
+    network: nn.Module
+    spec: str
+    architecture: str
+    config: Mapping[str, Any] | None
+
+
+def load_model(request: ModelRequest) -> LoadedModel:
+    """Load the model that `request.spec` names.
+
+    - `timm:NAME` or `NAME`: a timm architecture, with its published weights unless
+      `pretrained=False`.
+    - `hf-hub:ORG/NAME`, `local-dir:DIR`: a timm model on the hub, or in a folder of that layout.
+    - `FILE.safetensors|.pt|.pth|.th`: weights of `request.arch` (a timm name or a factory), read
+      with `weights_only`; a pickle that would run code is refused, without a second try.
+    - `package.module:factory` or `path/to/file.py:factory`: a function that returns a
+      `torch.nn.Module`, with `request.checkpoint` for its weights.
+
+    Raises ModelError, in one sentence, for everything that can go wrong.
+    """
+    spec = request.spec
+    if spec.startswith(_HUB_PREFIXES):
+        return _from_timm(spec, request, pretrained=request.pretrained)
+    if spec.startswith("timm:"):
+        return _from_timm(spec.removeprefix("timm:"), request, pretrained=request.pretrained)
+    if Path(spec).suffix in _WEIGHTS:
+        return _from_weights_file(Path(spec), request)
+    if ":" in spec:
+        loaded = _from_factory(spec, request)
+        if request.checkpoint is not None:
+            load_weights(loaded.network, request.checkpoint)
+        return loaded
+    if timm.is_model(spec.split(".")[0]):
+        return _from_timm(spec, request, pretrained=request.pretrained)
+    raise ModelError(
+        f"No model is named {spec!r}.{_similar(spec)}",
+        "Name one as timm:NAME, hf-hub:ORG/NAME, local-dir:DIR, a weights file with --arch, or"
+        " package.module:factory.",
+    )
+
+
+def _similar(name: str) -> str:
+    found = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+    return f" timm has {', '.join(found)}." if found else ""
+
+
+def _from_timm(name: str, request: ModelRequest, *, pretrained: bool) -> LoadedModel:
+    if name.startswith("local-dir:") and not Path(name.removeprefix("local-dir:")).is_dir():
+        raise ModelError(
+            f"{name.removeprefix('local-dir:')} is not a folder.",
+            "local-dir: takes a folder with config.json and weights, as timm saves them for the hub.",
+        )
+    if ":" not in name and not timm.is_model(name.split(".")[0]):
+        raise ModelError(
+            f"timm has no model {name!r}.{_similar(name)}",
+            "List the names with `python -c 'import timm; print(timm.list_models())'`.",
+        )
+    # Published weights come with the head they were trained with; a new head would be noise.
+    options = {} if pretrained or request.n_classes is None else {"num_classes": request.n_classes}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)
+            network = timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # the hub, the disk and timm each raise their own kinds
+        raise ModelError(
+            f"Model {name!r} could not be loaded: {_one_line(error)}",
+            "Without a network, give a weights file with --arch NAME, or a local-dir: folder;"
+            " --no-pretrained takes random weights.",
+        ) from error
+    config = dict(getattr(network, "pretrained_cfg", None) or {})
+    architecture = str(config.get("architecture") or name)
+    return LoadedModel(network, request.spec, architecture, config or None)
+
+
+def _from_weights_file(path: Path, request: ModelRequest) -> LoadedModel:
+    if request.arch is None:
+        raise ModelError(
+            f"{path} holds weights, not an architecture.",
+            "Say which with --arch, a timm name or package.module:factory.",
+        )
+    if not path.is_file():
+        raise ModelError(f"Weights file {path} does not exist.", "Check the path.")
+    built = load_model(
+        ModelRequest(spec=request.arch, pretrained=False, n_classes=request.n_classes, seed=request.seed)
+    )
+    load_weights(built.network, path)
+    return LoadedModel(built.network, request.spec, built.architecture, built.config)
+
+
+def _from_factory(spec: str, request: ModelRequest) -> LoadedModel:
+    where, _, name = spec.rpartition(":")
+    factory = getattr(_import(where), name, None)
+    if not callable(factory):
+        raise ModelError(f"{where} has no function {name!r}.", "Name a function that returns the model.")
+    accepted = inspect.signature(factory).parameters
+    options: dict[str, Any] = {}
+    if request.n_classes is not None and "num_classes" in accepted:
+        options["num_classes"] = request.n_classes
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)
+            network = factory(**options)
+    except Exception as error:  # anything may go wrong in a user's own code
+        raise ModelError(
+            f"{spec} failed: {type(error).__name__}: {_one_line(error)}",
+            "The factory must work without arguments (or with num_classes).",
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"{spec} returns a {type(network).__name__}, not a torch.nn.Module.",
+            "Return the model itself.",
+        )
+    config = getattr(network, "pretrained_cfg", None)
+    return LoadedModel(network, spec, name, dict(config) if config else None)
+
+
+def _import(where: str) -> Any:
+    try:
+        if where.endswith(".py"):
+            path = Path(where).resolve()
+            found = importlib.util.spec_from_file_location(path.stem, path)
+            if found is None or found.loader is None or not path.is_file():
+                raise ModelError(f"{where} does not exist.", "Check the path of the factory.")
+            module = importlib.util.module_from_spec(found)
+            # Registered, so that dataclasses and pickles inside it find their own module.
+            sys.modules.setdefault(path.stem, module)
+            found.loader.exec_module(module)
+            return module
+        if str(Path.cwd()) not in sys.path:
+            # A console script does not see the folder it is called from; `python -m` does.
+            sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(where)
+    except ModelError:
+        raise
+    except Exception as error:  # anything may go wrong in a user's own code
+        raise ModelError(
+            f"{where} cannot be imported: {type(error).__name__}: {_one_line(error)}",
+            "Name a module on the Python path, or path/to/file.py:factory.",
+        ) from error
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a weights file into `network`, every key exactly.
+
+    Raises ModelError naming the keys that are missing, unknown or of another shape, and for files
+    that are damaged or want to run code.
+    """
+    weights = _read_weights(path)
+    own = network.state_dict()
+    faults = [
+        _keys("missing from the file", [key for key in own if key not in weights]),
+        _keys("unknown to the architecture", [key for key in weights if key not in own]),
+        _keys(
+            "of another shape",
+            [
+                f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+                for key in own
+                if key in weights and own[key].shape != weights[key].shape
+            ],
+        ),
+    ]
+    faults = [fault for fault in faults if fault]
+    if faults:
+        raise ModelError(
+            f"{path} does not fit the architecture: {'; '.join(faults)}.",
+            "Check --arch, and that the data has as many classes as the model was trained for.",
+        )
+    network.load_state_dict(weights)
+
+
+def _keys(what: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {what} ({shown})"
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise ModelError(f"Weights file {path} does not exist.", "Check the path.")
+    try:
+        weights = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+    except (SafetensorError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{path} is damaged or not a weights file: {_one_line(error)}", "Copy it again."
+        ) from error
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        text = f"{error} {error.__cause__ or ''}"
+        if "weights_only" in text.lower() or "weights only" in text.lower():
+            raise ModelError(
+                f"{path} is a pickle that holds more than tensors and would run code; it was not loaded.",
+                "Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE).",
+            ) from error
+        raise ModelError(
+            f"{path} is damaged or not a weights file: {_one_line(error)}", "Copy it again."
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
+        raise ModelError(
+            f"{path} holds no state dict of tensors.",
+            "Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE).",
+        )
+    return weights
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text[:300] if text.endswith(".") else text[:300] + "."
+
+
+def preprocessing_of(
+    loaded: LoadedModel,
+    image_shape: tuple[int, int, int] | None,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Preprocessing:
+    """How images reach this model.
+
+    `image_shape` (C, H, W) is the one shape that all images have, or None when they differ.
+    Images that already have the size the model wants (or any one size, for a model that states
+    none) are taken as they are; all others go through timm's evaluation transform for the model.
+    `mean`, `std`, `size` are the user's own and win over the model's record.
+
+    Raises ModelError when images differ in size and nobody says which size the model takes.
+    """
+    stated: dict[str, Any] = dict(loaded.config or {})
+    resolved = resolve_model_data_config(nn.Identity(), pretrained_cfg=stated) if stated else {}
+    wanted = size or (tuple(resolved["input_size"][1:]) if stated.get("input_size") else None)
+    channels = (
+        (resolved["input_size"][0] if stated.get("input_size") else None)
+        or first_layer_channels(loaded.network)
+        or (image_shape[0] if image_shape else 3)
+    )
+    if wanted is None and image_shape is None:
+        raise ModelError(
+            "The images differ in size, and the model does not say which size it takes.",
+            "Give --size, for example --size 224.",
+        )
+    height, width = wanted if wanted is not None else (image_shape or (0, 0, 0))[1:]
+    as_they_are = image_shape is not None and image_shape[1:] == (height, width)
+    crop = {} if as_they_are else _geometry(resolved, own_size=size is not None)
+    return Preprocessing(
+        channels=int(channels),
+        height=int(height),
+        width=int(width),
+        geometry="as they are" if as_they_are else "resize and crop",
+        mean=_per_channel("mean", mean or _record(stated, resolved, "mean", 0.0), channels),
+        std=_per_channel("std", std or _record(stated, resolved, "std", 1.0), channels),
+        source=_source(stated, own=mean is not None or std is not None or size is not None),
+        **crop,
+    )
+
+
+def _geometry(resolved: Mapping[str, Any], *, own_size: bool) -> dict[str, Any]:
+    return {
+        "interpolation": str(resolved.get("interpolation", "bicubic")),
+        # A size the user names is the size of the images: nothing is cropped off a square one.
+        "crop_pct": 1.0 if own_size else float(resolved.get("crop_pct", 1.0)),
+        "crop_mode": str(resolved.get("crop_mode", "center")),
+    }
+
+
+def _record(
+    stated: Mapping[str, Any], resolved: Mapping[str, Any], key: str, neutral: float
+) -> tuple[float, ...]:
+    return tuple(resolved[key]) if stated.get(key) else (neutral,)
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) == 1:
+        return tuple(float(value) for value in values * channels)
+    if len(values) != channels:
+        raise ModelError(
+            f"{name} has {len(values)} values, and the model takes {channels} channels.",
+            f"Give --{name} with 1 or {channels} values, separated by commas.",
+        )
+    return tuple(float(value) for value in values)
+
+
+def _source(stated: Mapping[str, Any], *, own: bool) -> str:
+    record = "the model's own record" if stated else "nobody: pixels in [0,1], not normalised"
+    return f"the user, and else {record}" if own else record

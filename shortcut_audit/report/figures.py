@@ -1,0 +1,142 @@
+"""Figures of a result, as matplotlib figures and as PNG bytes that do not change from run to run."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+mpl.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shortcut_audit.results.audit_result import AuditResult
+
+__all__ = ["class_figure", "full_plane", "png_bytes"]
+
+# Blue against red with a pale middle: colour-blind safe, and zero reads as nothing.
+_SIGNED = "vlag"
+
+
+def full_plane(result: AuditResult, values: NDArray[Any]) -> NDArray[Any]:
+    """Spread values per orbit (n_orbits,) over the centred full plane, (H, W), DC in the middle."""
+    height, width = result.grid.height, result.grid.width
+    u, v = result.arrays["orbits/u"], result.arrays["orbits/v"]
+    plane = np.zeros((height, width), dtype=np.asarray(values).dtype)
+    plane[u % height, v % width] = values
+    plane[-u % height, -v % width] = values
+    return np.fft.fftshift(plane)
+
+
+def class_figure(result: AuditResult, class_name: str) -> Figure:
+    """One class: its map, its place among the class spectra (ADCS), and importance over radius."""
+    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), layout="constrained")
+    names = [item.class_name for item in result.dominant_frequencies.by_class]
+    row = names.index(class_name)
+    of_data = list(result.class_names).index(class_name)
+    kept = result.arrays["dominant_frequencies/kept"][row].astype(bool)
+    importance = result.importance(class_name)
+    _draw_map(axes[0], result, importance, kept)
+    _draw_adcs(axes[1], result, result.arrays["class_spectra/adcs"][of_data])
+    _draw_radius(axes[2], result, importance, kept)
+    return figure
+
+
+def _extent(result: AuditResult) -> tuple[float, float, float, float]:
+    height, width = result.grid.height, result.grid.width
+    left, top = -(width // 2) - 0.5, -(height // 2) - 0.5
+    return (left, left + width, top + height, top)
+
+
+def _draw_map(
+    axes: Axes, result: AuditResult, importance: NDArray[np.float32], kept: NDArray[np.bool_]
+) -> None:
+    shown = importance.astype(float).copy()
+    # DC is another thing altogether (the mean colour) and would drown all waves.
+    shown[0] = np.nan
+    limit = float(np.nanpercentile(np.abs(shown), 99.5)) or 1.0
+    image = axes.imshow(
+        full_plane(result, shown),
+        extent=_extent(result),
+        cmap=_SIGNED,
+        vmin=-limit,
+        vmax=limit,
+        interpolation="nearest",
+        aspect="auto" if result.grid.height != result.grid.width else "equal",
+    )
+    u, v = result.arrays["orbits/u"][kept], result.arrays["orbits/v"][kept]
+    size = max(1.0, 500 / max(result.grid.height, result.grid.width))
+    both = np.concatenate([np.stack([v, u]), np.stack([-v, -u])], axis=1)
+    # The Nyquist line is drawn once, on the negative side, as fftshift puts it.
+    shape = np.array([[result.grid.width], [result.grid.height]])
+    both = (both + shape // 2) % shape - shape // 2
+    axes.scatter(both[0], both[1], s=size, facecolors="none", edgecolors="black", linewidths=0.6)
+    axes.set(title="Importance (rings: the map)", xlabel="v (cycles/width)", ylabel="u (cycles/height)")
+    _colour_bar(axes, image, _unit(result))
+
+
+def _unit(result: AuditResult) -> str:
+    return {
+        "log-odds": "log-odds drop (nats)",
+        "cross-entropy": "loss increase (nats)",
+        "squared-logit-change": "squared logit change",
+    }[result.dominant_frequencies.response]
+
+
+def _draw_adcs(axes: Axes, result: AuditResult, adcs: NDArray[np.int32]) -> None:
+    limit = max(1, len(result.class_names) - 1)
+    image = axes.imshow(
+        full_plane(result, adcs.astype(float)),
+        extent=_extent(result),
+        cmap=_SIGNED,
+        vmin=-limit,
+        vmax=limit,
+        interpolation="nearest",
+        aspect="auto" if result.grid.height != result.grid.width else "equal",
+    )
+    axes.set(title="Data: amplitude against other classes", xlabel="v (cycles/width)")
+    _colour_bar(axes, image, "ADCS")
+
+
+def _colour_bar(axes: Axes, image: Any, label: str) -> None:
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def _draw_radius(
+    axes: Axes, result: AuditResult, importance: NDArray[np.float32], kept: NDArray[np.bool_]
+) -> None:
+    radius = result.arrays["orbits/radius"]
+    waves = radius > 0
+    colours = sns.color_palette("colorblind")
+    axes.scatter(
+        radius[waves & ~kept],
+        importance[waves & ~kept],
+        s=4,
+        color="0.6",
+        linewidths=0,
+        label="other orbits",
+        rasterized=True,
+    )
+    shown = waves & kept
+    axes.scatter(radius[shown], importance[shown], s=10, color=colours[3], linewidths=0, label="the map")
+    axes.axhline(0, color="0.3", linewidth=0.6)
+    axes.set(title="Importance over radius", xlabel="radius (cycles/image)", ylabel=_unit(result))
+    axes.legend(frameon=False, fontsize=7, loc="best")
+    sns.despine(ax=axes)
+
+
+def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG, without a date or version in it; the figure is closed."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    plt.close(figure)
+    return stream.getvalue()

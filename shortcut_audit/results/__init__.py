@@ -1,0 +1,1 @@
+"""What the tool can claim: settings, findings, provenance, and how they are kept on disk."""

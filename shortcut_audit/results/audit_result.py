@@ -1,0 +1,157 @@
+"""AuditResult: the only thing reports and gates see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from shortcut_audit.errors import ResultError
+from shortcut_audit.results.findings import (
+    ClassSpectraFinding,
+    DominantFrequenciesFinding,
+    Finding,
+    PredictionsFinding,
+    ShortcutsFinding,
+)
+from shortcut_audit.results.provenance import Provenance, Timing
+from shortcut_audit.results.settings import AuditSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FORMAT", "AuditResult", "GridShape", "SkippedImage"]
+
+FORMAT = 1
+
+F = TypeVar("F", bound=BaseModel)
+
+
+class GridShape(BaseModel):
+    """Size of the Fourier grid; orbits are described by the arrays `orbits/*`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    height: int
+    width: int
+    n_orbits: int
+    n_bands: int
+
+
+class SkippedImage(BaseModel):
+    """An image that was left out, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    image: str
+    reason: str
+
+
+class AuditResult(BaseModel):
+    """All that an audit found.
+
+    Numbers and names are fields; arrays (`arrays`, read-only views) are kept by name:
+    `orbits/u`, `orbits/v`, `orbits/members`, `orbits/radius`, `orbits/band` of shape (n_orbits,), and
+    those that each finding lists.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Annotated[Literal[1], Field(description="Format number of this file.")] = 1
+    provenance: Provenance
+    settings: AuditSettings
+    grid: GridShape
+    findings: tuple[Finding, ...]
+    notes: Annotated[
+        tuple[str, ...], Field(description="What a reader must know before trusting a number.")
+    ] = ()
+    skipped: tuple[SkippedImage, ...] = ()
+    arrays_sha256: Annotated[str, Field(description="Digest of arrays.safetensors.")] = ""
+    timing: Timing
+
+    _arrays: dict[str, NDArray[Any]] = PrivateAttr(default_factory=dict)
+
+    def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> AuditResult:
+        """The same result, holding `arrays`, which become read-only."""
+        result = self.model_copy()
+        result._arrays = {}
+        for name in sorted(arrays):
+            view = arrays[name].view()
+            view.flags.writeable = False
+            result._arrays[name] = view
+        return result
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Arrays by name."""
+        return self._arrays
+
+    def _finding(self, kind: type[F]) -> F:
+        for finding in self.findings:
+            if isinstance(finding, kind):
+                return finding
+        raise ResultError(
+            f"This result holds no {kind.__name__}.", "Run the audit again with this version."
+        )
+
+    @cached_property
+    def predictions(self) -> PredictionsFinding:
+        """Accuracy and confusion on unfiltered images."""
+        return self._finding(PredictionsFinding)
+
+    @cached_property
+    def class_spectra(self) -> ClassSpectraFinding:
+        """Mean spectra and ADCS."""
+        return self._finding(ClassSpectraFinding)
+
+    @cached_property
+    def dominant_frequencies(self) -> DominantFrequenciesFinding:
+        """Importance of every orbit per class."""
+        return self._finding(DominantFrequenciesFinding)
+
+    @cached_property
+    def shortcuts(self) -> ShortcutsFinding:
+        """TPR and FPR under the maps."""
+        return self._finding(ShortcutsFinding)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """All classes of the data, in the order of the per-class findings."""
+        return self.provenance.data.class_names
+
+    @property
+    def image_passes(self) -> int:
+        """Forward passes of single images, over all measures."""
+        return sum(cost.image_passes for cost in self.provenance.cost)
+
+    def importance(self, class_name: str) -> NDArray[np.float32]:
+        """Importance of each orbit for `class_name` under the chosen response, (n_orbits,)."""
+        finding = self.dominant_frequencies
+        names = [item.class_name for item in finding.by_class]
+        if class_name not in names:
+            raise ResultError(
+                f"There is no map of class {class_name!r}.", f"Maps are of: {', '.join(names)}."
+            )
+        maps: NDArray[np.float32] = self.arrays[f"dominant_frequencies/importance/{finding.response}"]
+        own: NDArray[np.float32] = maps[names.index(class_name)]
+        return own
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A tidy table, `classes`, `orbits` or `bands`, as a pandas DataFrame.
+
+        Raises ResultError for an unknown table.
+        """
+        import pandas as pd
+
+        from shortcut_audit.results.tables import table_chunks
+
+        return pd.concat([pd.DataFrame(chunk) for chunk in table_chunks(self, name)], ignore_index=True)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `result.json` and `arrays.safetensors` into `folder`; returns the folder."""
+        from shortcut_audit.results.store import save_result
+
+        return save_result(self, Path(folder))

@@ -1,0 +1,84 @@
+"""The settings of an audit: one frozen model for the command line, the library and the schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shortcut_audit.errors import SettingsError
+
+__all__ = ["RESPONSES", "AuditSettings", "DataDomain", "DcPolicy", "Response", "settings_from"]
+
+Response = Literal["log-odds", "cross-entropy", "squared-logit-change"]
+RESPONSES: tuple[Response, ...] = ("log-odds", "cross-entropy", "squared-logit-change")
+DcPolicy = Literal["keep", "drop", "rank"]
+DataDomain = Literal["pixels", "normalized"]
+
+
+class AuditSettings(BaseModel):
+    """Everything a user may choose about an audit; validated before the first forward pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_class: Annotated[
+        int, Field(ge=4, description="Images used per class, search and judgement together.")
+    ] = 100
+    search_share: Annotated[
+        float, Field(gt=0, lt=1, description="Share of a class's images that the search sees.")
+    ] = 0.5
+    kept_share: Annotated[
+        float, Field(gt=0, le=1, description="Share of the spectrum a class's map keeps.")
+    ] = 0.05
+    response: Annotated[
+        Response,
+        Field(description="What removing an orbit is measured by, and orbits are ranked by."),
+    ] = "log-odds"
+    dc: Annotated[
+        DcPolicy,
+        Field(description="DC in filtered images: always kept, always dropped, or ranked."),
+    ] = "keep"
+    domain: Annotated[
+        DataDomain,
+        Field(description="Filter pixels in [0,1], or what the model sees after normalisation."),
+    ] = "pixels"
+    clip: Annotated[bool, Field(description="Clip filtered pixels back to [0,1].")] = False
+    classes: Annotated[
+        tuple[str, ...] | None,
+        Field(description="Classes to search; all of them by default. Others still serve as foreign."),
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Seed of the choice of images and splits.")] = 0
+    device: Annotated[
+        str, Field(description="auto (a CUDA GPU where there is one, else the CPU), cpu, cuda, ...")
+    ] = "auto"
+    dtype: Annotated[
+        Literal["float32", "float64", "bfloat16", "float16"],
+        Field(description="Arithmetic of the forward pass; the half types run under autocast."),
+    ] = "float32"
+    batch_size: Annotated[
+        int | None, Field(ge=1, description="Images per forward pass; null finds the fastest.")
+    ] = None
+    examples: Annotated[
+        int, Field(ge=0, description="Classes whose example images go into the result.")
+    ] = 20
+    skip_unreadable: Annotated[
+        bool, Field(description="Leave unreadable images out, and say so, instead of stopping.")
+    ] = False
+
+
+def settings_from(values: dict[str, Any]) -> AuditSettings:
+    """Validate `values` into settings.
+
+    Raises SettingsError with one sentence naming each setting that is wrong.
+    """
+    try:
+        return AuditSettings(**values)
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']} (given: {fault['input']!r})"
+            for fault in error.errors()
+        ]
+        raise SettingsError(
+            f"These settings do not hold: {'; '.join(faults)}.",
+            "See `shortcut-audit audit --help` for what each one takes.",
+        ) from error

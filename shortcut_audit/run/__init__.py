@@ -1,0 +1,1 @@
+"""Runs an audit: plans shards, finds the missing ones, hands them to an engine, keeps their totals."""

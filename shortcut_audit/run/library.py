@@ -1,0 +1,102 @@
+"""The library call: audit any torch module on any labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from shortcut_audit.data.datasets import source_from
+from shortcut_audit.data.sources import ImageSource, open_source
+from shortcut_audit.errors import DataError, ModelError
+from shortcut_audit.models.loading import LoadedModel
+from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.settings import settings_from
+from shortcut_audit.run.audit import AuditRequest, Progress, run_audit
+
+__all__ = ["audit"]
+
+
+def audit(
+    model: nn.Module,
+    images: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    normalized: bool = False,
+    size: int | tuple[int, int] | None = None,
+    output_names: Sequence[str] | None = None,
+    run: str | Path | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> AuditResult:
+    """Audit `model` for frequency shortcuts on labelled `images`.
+
+    `model`: any `torch.nn.Module` from (B, C, H, W) to logits (B, K); it is left as it was found.
+    `images`: a Dataset, a DataLoader, any iterable of (image, label) or of batches of them, or what
+    the command line takes (a folder, an .npz file). Pixels are uint8, or floats in [0,1].
+
+    `mean`, `std`: per channel, what the model's inputs are normalised with; by default the model's
+    own record (timm's `pretrained_cfg`), else none. With `normalized=True` the images come
+    normalised with this `mean` and `std`, and are brought back to pixels first.
+    `class_names`: in label order. `size`: resize and crop to this. `output_names`: names of the
+    model's outputs in order, where they are not the classes of the data. `run`: a folder that
+    keeps finished parts, so that a stopped audit goes on. `progress(stage, done, total)` reports.
+    Everything else is a setting (`AuditSettings`): images_per_class, kept_share, response, seed,
+    device, batch_size, ...
+
+    Returns an `AuditResult`. Raises `AuditError` with one sentence and a next step.
+
+    >>> import torch, shortcut_audit as sa
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> pairs = [(torch.rand(1, 8, 8), label % 2) for label in range(16)]
+    >>> result = sa.audit(model, pairs, batch_size=32)
+    >>> list(result.table("classes")["class"])
+    ['0', '1']
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"The model is a {type(model).__name__}, not a torch.nn.Module.",
+            "Wrap a plain function in a module whose forward calls it.",
+        )
+    checked = settings_from(settings)
+    source = _source(images, class_names, mean, std, normalized)
+    record = getattr(model, "pretrained_cfg", None)
+    loaded = LoadedModel(
+        network=model,
+        spec=f"torch.nn.Module ({type(model).__qualname__})",
+        architecture=type(model).__qualname__,
+        config=dict(record) if isinstance(record, dict) and record else None,
+    )
+    request = AuditRequest(
+        model=loaded,
+        source=source,
+        settings=checked,
+        command="shortcut_audit.audit(...)",
+        mean=tuple(mean) if mean is not None else None,
+        std=tuple(std) if std is not None else None,
+        size=(size, size) if isinstance(size, int) else size,
+        output_names=output_names,
+    )
+    return run_audit(request, Path(run) if run is not None else None, progress=progress)
+
+
+def _source(
+    images: Any,
+    class_names: Sequence[str] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    normalized: bool,
+) -> ImageSource:
+    if normalized and (mean is None or std is None):
+        raise DataError(
+            "normalized=True needs the mean and std that the images were normalised with.",
+            "Give mean=... and std=...",
+        )
+    if isinstance(images, str | Path):
+        return open_source(str(images))
+    undo = (tuple(mean or ()), tuple(std or ())) if normalized else None
+    return source_from(images, class_names, normalized_with=undo)

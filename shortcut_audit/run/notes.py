@@ -1,0 +1,76 @@
+"""What a reader must know before trusting a number; every note says what was seen and what to do."""
+
+from __future__ import annotations
+
+from shortcut_audit.data.pixels import AuditImages
+from shortcut_audit.results.audit_result import AuditResult
+
+__all__ = ["notes_on"]
+
+_RELIABLE = 0.5
+
+
+def notes_on(result: AuditResult, images: AuditImages) -> tuple[str, ...]:
+    """Notes on a result, the most serious first."""
+    notes = [
+        _on_accuracy(result),
+        _on_normalisation(result),
+        _on_reliability(result),
+        _on_copies(images),
+        _on_skipped(result),
+    ]
+    return tuple(note for note in notes if note)
+
+
+def _on_accuracy(result: AuditResult) -> str:
+    accuracy = result.predictions.accuracy
+    chance = 1 / result.provenance.model.n_outputs
+    if accuracy.low > chance:
+        return ""
+    return (
+        f"The model gets {accuracy.value:.1%} of {accuracy.n} images right, which is no better than"
+        f" chance ({chance:.1%}): check that weights, preprocessing and class order belong together"
+        " before reading anything into its maps."
+    )
+
+
+def _on_normalisation(result: AuditResult) -> str:
+    if "nobody" not in result.provenance.model.preprocessing.source:
+        return ""
+    return (
+        "Nobody said how the model's inputs are normalised, so it was given plain pixels in [0,1]."
+        " If it was trained on normalised images, give --mean and --std."
+    )
+
+
+def _on_reliability(result: AuditResult) -> str:
+    finding = result.dominant_frequencies
+    weak = [
+        item
+        for item in finding.by_class
+        if (value := item.reliability[finding.response].value) is None or value < _RELIABLE
+    ]
+    if not weak:
+        return ""
+    names = ", ".join(item.class_name for item in weak[:5]) + (", ..." if len(weak) > 5 else "")
+    return (
+        f"{len(weak)} of {len(finding.by_class)} maps have a reliability below {_RELIABLE}: on other"
+        f" images of the class much of the map would come out differently ({names}). Give more"
+        " images with --images-per-class."
+    )
+
+
+def _on_copies(images: AuditImages) -> str:
+    n_leaked = images.n_leaked
+    if n_leaked == 0:
+        return ""
+    return (
+        f"{n_leaked} judgement images are exact copies of search images, so that rates lean a little"
+        " towards what the search has seen. Remove duplicates from the data."
+    )
+
+
+def _on_skipped(result: AuditResult) -> str:
+    if not result.skipped:
+        return ""
+    return f"{len(result.skipped)} unreadable images were left out (listed under skipped)."

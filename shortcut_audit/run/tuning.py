@@ -1,0 +1,189 @@
+"""Finds the fastest batch size that fits, on the real model, device and kind of work.
+
+The choice is remembered per machine, model and image shape: tuning is a measurement, and two runs
+of one command should make the same batches (whose sums differ in the last bits) and not measure
+twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shortcut_audit.errors import SettingsError
+from shortcut_audit.models.classifier import Classifier, device_name
+
+__all__ = [
+    "BatchChoice",
+    "is_out_of_memory",
+    "measure_batch",
+    "peak_memory_bytes",
+    "tune_batch_size",
+]
+
+_CANDIDATES = {
+    "cpu": (8, 16, 32, 48, 64, 96, 128, 192, 256),
+    "cuda": (32, 64, 128, 256, 512, 1024, 2048, 4096),
+}
+# A larger batch has to earn its memory; differences below this are noise between two timings.
+_WORTHWHILE = 1.03
+_SECONDS_PER_CANDIDATE = 0.25
+
+
+@dataclass(frozen=True)
+class BatchChoice:
+    """A batch size, and the images per second measured with it (None when remembered)."""
+
+    batch_size: int
+    images_per_second: float | None
+    remembered: bool = False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+def measure_batch(classifier: Classifier, image: Tensor, batch_size: int, seconds: float) -> float:
+    """Images per second of forward passes over copies of `image` (C, H, W) in one batch size."""
+    batch = image.expand(batch_size, *image.shape).contiguous()
+    classifier(batch)
+    _wait(classifier)
+    n_images, started, elapsed = 0, time.perf_counter(), 0.0
+    while elapsed < seconds:
+        classifier(batch)
+        _wait(classifier)
+        n_images += batch_size
+        elapsed = time.perf_counter() - started
+    return n_images / elapsed
+
+
+def _wait(classifier: Classifier) -> None:
+    if classifier.device.type == "cuda":
+        torch.cuda.synchronize(classifier.device)
+
+
+def tune_batch_size(
+    classifier: Classifier, image: Tensor, weights_digest: str, at_most: int
+) -> BatchChoice:
+    """The smallest batch size that is as fast as any, not above `at_most` images.
+
+    Sizes are tried upwards until memory runs out or two in a row bring nothing. Raises
+    SettingsError when not even one image fits.
+    """
+    key = _machine_key(classifier, image, weights_digest, at_most)
+    remembered = _recall(key)
+    if remembered is not None:
+        return BatchChoice(remembered, None, remembered=True)
+    candidates = _CANDIDATES.get(classifier.device.type, _CANDIDATES["cpu"])
+    best, best_speed, disappointments = 1, 0.0, 0
+    for batch_size in [size for size in candidates if size <= at_most] or [at_most]:
+        try:
+            speed = measure_batch(classifier, image, batch_size, _SECONDS_PER_CANDIDATE)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _forget_memory(classifier)
+            break
+        if speed > best_speed * _WORTHWHILE:
+            best, best_speed, disappointments = batch_size, speed, 0
+        else:
+            disappointments += 1
+        if disappointments == 2:
+            break
+    if best_speed == 0.0:
+        best_speed = _measure_single(classifier, image)
+    _remember(key, best)
+    return BatchChoice(best, best_speed)
+
+
+def _measure_single(classifier: Classifier, image: Tensor) -> float:
+    try:
+        return measure_batch(classifier, image, 1, _SECONDS_PER_CANDIDATE)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SettingsError(
+            "Memory does not hold a single image's forward pass.",
+            "Free memory, or use a smaller --size, a half-precision --dtype or another --device.",
+        ) from error
+
+
+def _forget_memory(classifier: Classifier) -> None:
+    if classifier.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Highest memory use so far: of the GPU's allocator, or of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _machine_key(classifier: Classifier, image: Tensor, weights_digest: str, at_most: int) -> str:
+    parts: list[Any] = [
+        platform.node(),
+        platform.machine(),
+        device_name(classifier.device),
+        torch.get_num_threads(),
+        torch.__version__,
+        str(classifier.dtype),
+        str(classifier.autocast),
+        tuple(image.shape),
+        weights_digest,
+        at_most,
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _memory_file() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "shortcut-audit" / "batch_sizes.json"
+
+
+def _recall(key: str) -> int | None:
+    try:
+        known = json.loads(_memory_file().read_text(encoding="utf-8"))
+        size = known.get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return size if isinstance(size, int) and size >= 1 else None
+
+
+def _remember(key: str, batch_size: int) -> None:
+    path = _memory_file()
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        known = {}
+    known[key] = batch_size
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
+        aside.replace(path)
+    except OSError:
+        # A read-only home only costs the next run its tuning.
+        return

@@ -1,0 +1,1 @@
+"""Training of test subjects: small models with a known history."""
