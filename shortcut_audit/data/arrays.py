@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import math
+import os
+import struct
 import tempfile
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,6 +21,18 @@ from shortcut_audit.errors import DataError
 
 __all__ = ["ArrayFile", "NpzArrays"]
 
+# What zipfile, zlib and numpy raise for content that is cut, overwritten, encrypted or exotic.
+_DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+)
+
 
 @dataclass(frozen=True)
 class ArrayFile:
@@ -27,6 +42,9 @@ class ArrayFile:
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.stream.close)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -69,11 +87,12 @@ class NpzArrays(Mapping[str, ArrayFile]):
     def _archive(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except _DAMAGES as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> DataError:
-        return DataError(f"{self.path} is damaged: {error}.", "Copy or pack it again.")
+        reason = f"{error}".splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        return DataError(f"{self.path} is damaged: {reason}.", "Copy or pack it again.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -90,25 +109,58 @@ class NpzArrays(Mapping[str, ArrayFile]):
         if name not in self._unpacked:
             try:
                 with self._archive() as archive:
-                    self._unpacked[name] = _unpack(archive, archive.getinfo(f"{name}.npy"))
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+                    self._unpacked[name] = self._unpack(archive, archive.getinfo(f"{name}.npy"))
+            except _DAMAGES as error:
                 raise self._damaged(error) from error
         return self._unpacked[name]
 
+    def _unpack(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayFile:
+        # Held open for as long as the array lives; unlinked already, so nothing is left behind.
+        stream = tempfile.TemporaryFile(prefix="shortcut-audit-")  # noqa: SIM115
+        try:
+            with archive.open(info) as packed:
+                _copy(packed, stream)
+            return self._array_in(stream, info.filename.removesuffix(".npy"))
+        except BaseException:
+            stream.close()
+            raise
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayFile:
-    # Held open for as long as the array lives; unlinked already, so nothing is left behind.
-    stream = tempfile.TemporaryFile(prefix="shortcut-audit-")  # noqa: SIM115
-    with archive.open(info) as packed:
-        shutil.copyfileobj(packed, stream, length=1 << 20)
-    stream.seek(0)
-    version = np.lib.format.read_magic(stream)
-    header = (
-        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    )
-    shape, fortran_order, dtype = header(stream)
-    if dtype.hasobject:
-        raise ValueError(f"array {info.filename} holds Python objects, which would run code")
-    if fortran_order and len(shape) > 1:
-        raise ValueError(f"array {info.filename} is in Fortran order; save it in C order")
-    return ArrayFile(stream, stream.tell(), shape or (1,), dtype)
+    def _array_in(self, stream: IO[bytes], name: str) -> ArrayFile:
+        stream.seek(0)
+        version = np.lib.format.read_magic(stream)
+        header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran_order, dtype = header(stream)
+        if dtype.hasobject:
+            raise DataError(
+                f"Array {name} in {self.path} holds Python objects: a pickle, which could run code.",
+                "Save plain numbers or text: np.array(names, dtype=str), np.stack(images).",
+            )
+        if fortran_order and len(shape) > 1:
+            raise DataError(
+                f"Array {name} in {self.path} is in Fortran order, and is read row by row.",
+                "Save np.ascontiguousarray(array) instead.",
+            )
+        array = ArrayFile(stream, stream.tell(), shape or (1,), dtype)
+        n_bytes = math.prod(array.shape) * dtype.itemsize
+        if min(array.shape) < 0:
+            raise ValueError(f"array {name} has shape {array.shape}")
+        if stream.seek(0, os.SEEK_END) - array.offset < n_bytes:
+            raise EOFError(f"array {name} ends before its last row")
+        return array
+
+
+def _copy(packed: IO[bytes], stream: IO[bytes]) -> None:
+    """Copy all of `packed`; a full disk is no fault of the file."""
+    while content := packed.read(1 << 20):
+        try:
+            stream.write(content)
+            stream.flush()
+        except OSError as error:
+            raise DataError(
+                f"{tempfile.gettempdir()} does not take the unpacked images: {error.strerror}.",
+                "Free some space there, or name another folder in TMPDIR.",
+            ) from error

@@ -5,16 +5,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import Subset
 
 from shortcut_audit.data.arrays import ArrayFile
-from shortcut_audit.data.sources import ArraySource, ImageSource, Picture
-from shortcut_audit.errors import DataError
+from shortcut_audit.data.pixels import grey_or_rgb
+from shortcut_audit.data.sources import (
+    ArraySource,
+    ImageSource,
+    Picture,
+    UnreadableImageError,
+    named_classes,
+)
+from shortcut_audit.errors import AuditError, DataError
 
 __all__ = ["source_from", "spool"]
 
@@ -31,7 +39,8 @@ def source_from(
     """An image source over a data set, a DataLoader or any iterable of (images, labels).
 
     - a data set with `len` and indexing yields (image, label); its labels are taken from
-      `targets` or `labels` where it has them, else by going through it once;
+      `targets` or `labels` where it (or the set that it is a Subset of) has them, else by going
+      through it once;
     - any other iterable yields (image, label) or batches of them, and is read once, in its order,
       to a temporary file.
 
@@ -73,7 +82,7 @@ class DatasetSource:
         return self._last.pop(index) if index in self._last else self._decode(index)
 
     def _decode(self, index: int) -> Picture:
-        return _picture(self.dataset[index][0], self.normalized_with)
+        return _picture(_item(self.dataset, index, self.spec)[0], self.normalized_with)
 
     def peek(self, index: int) -> Picture:
         # A data set cannot show a header alone, so what is decoded here waits for `read`.
@@ -85,42 +94,76 @@ class DatasetSource:
 def _indexed(
     dataset: Any, known: tuple[str, ...] | None, spec: str, normalized_with: Moments | None
 ) -> ImageSource:
+    stated = _stated_labels(dataset)
+    if stated is None:
+        stated = [_item(dataset, index, spec)[1] for index in range(len(dataset))]
+    labels = np.asarray([_label(label, spec) for label in stated], dtype=np.int64)
+    return DatasetSource(spec, named_classes(known, labels, spec), labels, dataset, normalized_with)
+
+
+def _stated_labels(dataset: Any) -> Any:
+    """Labels that a data set knows without decoding an image; None where it does not say."""
+    if isinstance(dataset, Subset):
+        whole = _stated_labels(dataset.dataset)
+        return None if whole is None else [whole[index] for index in dataset.indices]
     stated = getattr(dataset, "targets", None)
     if stated is None:
         stated = getattr(dataset, "labels", None)
     if stated is None or len(stated) != len(dataset):
-        stated = [dataset[index][1] for index in range(len(dataset))]
-    labels = np.asarray([int(label) for label in stated], dtype=np.int64)
-    return DatasetSource(spec, _names(known, labels, spec), labels, dataset, normalized_with)
+        return None
+    # torchvision's data sets change labels on the way out, and keep `targets` as they were.
+    change = getattr(dataset, "target_transform", None)
+    return stated if change is None else [change(label) for label in stated]
 
 
-def _names(known: tuple[str, ...] | None, labels: NDArray[np.int64], spec: str) -> tuple[str, ...]:
-    if len(labels) == 0:
-        raise DataError(f"{spec} holds no image.", "Give labelled images.")
-    if labels.min() < 0:
-        raise DataError(f"{spec} has negative labels.", "Labels count from 0.")
-    n_classes = int(labels.max()) + 1
-    if known is None:
-        return tuple(str(label) for label in range(n_classes))
-    if len(known) < n_classes:
+def _item(dataset: Any, index: int, spec: str) -> tuple[Any, Any]:
+    """Image and label number `index`."""
+    try:
+        item = dataset[index]
+    except Exception as error:  # anything may go wrong in a user's own code
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise UnreadableImageError(f"{spec}[{index}]", reason) from error
+    return _pair(item, spec)
+
+
+def _pair(item: Any, spec: str) -> tuple[Any, Any]:
+    try:
+        return item[0], item[1]
+    except (TypeError, IndexError, KeyError) as error:
         raise DataError(
-            f"{len(known)} class names are given, and labels go up to {n_classes - 1}.",
-            "Name every class, in label order.",
-        )
-    return known
+            f"{spec} yields {type(item).__name__}, not (image, label).",
+            "Yield pairs of an image and its label, or batches of them.",
+        ) from error
+
+
+def _label(label: Any, spec: str) -> int:
+    try:
+        number = int(label)
+        if number == label:
+            return number
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise DataError(
+        f"{spec} yields a label that is no whole number: {' '.join(repr(label).split())[:80]}.",
+        "Yield (image, label) with class numbers; of arrays x and y, give zip(x, y).",
+    )
 
 
 def _picture(image: Any, normalized_with: Moments | None) -> Picture:
     if isinstance(image, Image.Image):
         return image
-    on_cpu = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else image
-    array: NDArray[Any] = np.asarray(on_cpu)
-    if normalized_with is None or array.dtype == np.uint8:
+    if isinstance(image, torch.Tensor):
+        # numpy has no bfloat16.
+        image = image.detach().cpu()
+        image = (image.float() if image.dtype == torch.bfloat16 else image).numpy()
+    array: NDArray[Any] = np.asarray(image)
+    if normalized_with is None or array.dtype.kind != "f":
         return array
     mean, std = (np.asarray(values, dtype=array.dtype) for values in normalized_with)
-    if array.ndim != 3 or len(mean) not in {1, array.shape[0]}:
+    if array.ndim != 3 or len(mean) not in {1, array.shape[0]} or len(std) not in {1, array.shape[0]}:
         raise DataError(
-            f"A normalised image has shape {array.shape}, the mean {len(mean)} values.",
+            f"A normalised image has shape {array.shape}, the mean {len(mean)} and the std"
+            f" {len(std)} values.",
             "Normalised images are (C, H, W), with one mean and std a channel.",
         )
     # Rounding may leave a pixel a hair outside [0,1]; more than a hair is refused further on.
@@ -137,16 +180,41 @@ def spool(
 ) -> ImageSource:
     """Read an iterable of (image, label), or of batches of them, once, to a temporary file.
 
-    Memory holds one batch at a time. Raises DataError when images differ in shape or type.
+    Memory holds one batch at a time. Raises DataError when images differ in shape or type, and when
+    the iterable itself fails.
     """
-    # Closed by the garbage collector with the source; the file has no name to be left behind.
+    # The file has no name to be left behind; the source's ArrayFile closes it.
     stream = tempfile.TemporaryFile(prefix="shortcut-audit-")  # noqa: SIM115
     labels: list[int] = []
-    shape: tuple[int, ...] | None = None
-    dtype: np.dtype[Any] | None = None
+    try:
+        shape, dtype = _write_all(pairs, stream, labels, spec, normalized_with)
+        found = np.asarray(labels, dtype=np.int64)
+        names = named_classes(class_names, found, spec)
+        return ArraySource(spec, names, found, ArrayFile(stream, 0, (len(labels), *shape), dtype))
+    except AuditError:
+        stream.close()
+        raise
+    except Exception as error:  # anything may go wrong in a user's own code
+        stream.close()
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise DataError(
+            f"{spec} cannot be read beyond image {len(labels)}: {reason}.", "Mend what it yields."
+        ) from error
+
+
+def _write_all(
+    pairs: Iterable[Any],
+    stream: IO[bytes],
+    labels: list[int],
+    spec: str,
+    normalized_with: Moments | None,
+) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Append images to `stream` and labels to `labels`; returns the images' shape and type."""
+    shape: tuple[int, ...] = ()
+    dtype = np.dtype(np.uint8)
     for pair in pairs:
         for image, label in _singles(pair, spec, normalized_with):
-            if shape is None:
+            if not labels:
                 shape, dtype = image.shape, image.dtype
             if image.shape != shape or image.dtype != dtype:
                 raise DataError(
@@ -157,24 +225,24 @@ def spool(
             stream.write(np.ascontiguousarray(image).tobytes())
             labels.append(label)
     stream.flush()
-    found = np.asarray(labels, dtype=np.int64)
-    names = _names(class_names, found, spec)
-    assert shape is not None
-    assert dtype is not None
-    return ArraySource(spec, names, found, ArrayFile(stream, 0, (len(labels), *shape), dtype))
+    return shape, dtype
 
 
 def _singles(pair: Any, spec: str, normalized_with: Moments | None) -> list[tuple[NDArray[Any], int]]:
-    try:
-        images, labels = pair[0], pair[1]
-    except (TypeError, IndexError, KeyError) as error:
-        raise DataError(
-            f"{spec} yields {type(pair).__name__}, not (image, label).",
-            "Yield pairs of an image and its label, or batches of them.",
-        ) from error
+    images, labels = _pair(pair, spec)
     if isinstance(images, Image.Image) or np.ndim(labels) == 0:
         images, labels = [images], [labels]
+    if len(images) != len(labels):
+        raise DataError(
+            f"{spec} yields a batch of {len(images)} images and {len(labels)} labels.",
+            "Yield as many labels as images.",
+        )
     return [
-        (np.asarray(_picture(image, normalized_with)), int(label))
+        (_array(_picture(image, normalized_with), spec), _label(label, spec))
         for image, label in zip(images, labels, strict=True)
     ]
+
+
+def _array(picture: Picture, spec: str) -> NDArray[Any]:
+    # The pixels of palette and other modes would be no grey or RGB values.
+    return np.asarray(grey_or_rgb(picture, spec) if isinstance(picture, Image.Image) else picture)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -14,14 +15,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shortcut_audit.data.sources import ImageSource, Picture, UnreadableImageError
-from shortcut_audit.errors import DataError
+from shortcut_audit.errors import DataError, RunFolderError
 from shortcut_audit.results.audit_result import SkippedImage
 from shortcut_audit.results.provenance import Preprocessing
 from shortcut_audit.results.settings import AuditSettings
 
-__all__ = ["AuditImages", "PixelStore", "collect_images", "common_shape"]
+__all__ = [
+    "AuditImages",
+    "PixelStore",
+    "choose_images",
+    "collect_images",
+    "common_shape",
+    "grey_or_rgb",
+    "make_transform",
+]
 
-Transform = Callable[[Picture], NDArray[Any]]
+# transform(picture, name of the image for messages)
+Transform = Callable[[Picture, str], NDArray[Any]]
+_EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"}
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -36,6 +47,9 @@ class PixelStore:
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
     digests: list[str]
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.stream.close)
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -110,7 +124,7 @@ def common_shape(source: ImageSource, chosen: Sequence[int]) -> tuple[int, int, 
 def _header_shape(source: ImageSource, index: int) -> tuple[int, int, int]:
     picture = source.peek(index)
     if isinstance(picture, Image.Image):
-        return (1 if picture.mode in {"L", "1", "I;16"} else 3), picture.height, picture.width
+        return (1 if picture.mode in {"L", "1"} else 3), picture.height, picture.width
     channels, height, width = _channels_first(picture, source.name(index)).shape
     return channels, height, width
 
@@ -124,9 +138,9 @@ def choose_images(
     """
     present = [int(label) for label in np.unique(source.labels)]
     if len(present) < 2:
-        only = source.class_names[present[0]] if present else "none"
+        only = f"images of one class only ({source.class_names[present[0]]})" if present else "no images"
         raise DataError(
-            f"{source.spec} has images of one class only ({only}).",
+            f"{source.spec} has {only}.",
             "An audit compares classes: give at least two.",
         )
     if settings.classes is not None:
@@ -173,68 +187,92 @@ def collect_images(
     Raises DataError, naming the image or class, for what cannot be used.
     """
     present, order = choose_images(source, settings)
-    transform = make_transform(preprocessing)
-    shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
     total = sum(min(len(indices), settings.images_per_class) for indices in order)
-    writer = _StoreWriter(shape, folder)
-    skipped: list[SkippedImage] = []
-    names: list[str] = []
     search_rows, judge_rows = [], []
-    for label, indices in zip(present, order, strict=True):
-        start = len(writer.digests)
-        for index in indices:
-            if len(writer.digests) - start == settings.images_per_class:
-                break
-            name = source.name(int(index))
-            try:
-                writer.add(transform(source.read(int(index))), name)
-            except UnreadableImageError as error:
-                if not settings.skip_unreadable:
-                    raise
-                skipped.append(SkippedImage(image=error.image, reason=error.reason))
-                continue
-            names.append(name)
-            if on_image is not None:
-                on_image(len(names), total)
-        n_found = len(writer.digests) - start
-        if n_found < 4:
-            raise DataError(
-                f"Class {source.class_names[label]!r} has {_count(n_found, 'readable image')};"
-                " a split needs at least 4.",
-                "Mend the unreadable images, or leave the class out.",
-            )
-        n_search = min(max(round(n_found * settings.search_share), 2), n_found - 2)
-        search_rows.append((start, start + n_search))
-        judge_rows.append((start + n_search, start + n_found))
-    return AuditImages(
-        spec=source.spec,
-        store=writer.finish(),
-        class_names=tuple(source.class_names[label] for label in present),
-        outputs=tuple(int(outputs[label]) for label in present),
-        search_rows=tuple(search_rows),
-        judge_rows=tuple(judge_rows),
-        names=names,
-        n_available=len(source.labels),
-        skipped=tuple(skipped),
-    )
+    with _StoreWriter(source, settings, preprocessing, folder) as writer:
+        for label, indices in zip(present, order, strict=True):
+            start = len(writer.names)
+            for _ in writer.add_class(indices):
+                if on_image is not None:
+                    on_image(len(writer.names), total)
+            n_found = len(writer.names) - start
+            if n_found < 4:
+                raise DataError(
+                    f"Class {source.class_names[label]!r} has {_count(n_found, 'readable image')};"
+                    " a split needs at least 4.",
+                    "Mend the unreadable images, or leave the class out.",
+                )
+            n_search = min(max(round(n_found * settings.search_share), 2), n_found - 2)
+            search_rows.append((start, start + n_search))
+            judge_rows.append((start + n_search, start + n_found))
+        return AuditImages(
+            spec=source.spec,
+            store=writer.finish(),
+            class_names=tuple(source.class_names[label] for label in present),
+            outputs=tuple(int(outputs[label]) for label in present),
+            search_rows=tuple(search_rows),
+            judge_rows=tuple(judge_rows),
+            names=writer.names,
+            n_available=len(source.labels),
+            skipped=tuple(writer.skipped),
+        )
 
 
 class _StoreWriter:
-    """Appends decoded images to an unnamed file."""
+    """Appends decoded images to an unnamed file; closes it when something goes wrong."""
 
-    def __init__(self, shape: tuple[int, int, int], folder: Path | None) -> None:
-        self.shape = shape
-        self.digests: list[str] = []
+    def __init__(
+        self,
+        source: ImageSource,
+        settings: AuditSettings,
+        preprocessing: Preprocessing,
+        folder: Path | None,
+    ) -> None:
+        self.source = source
+        self.settings = settings
+        self.transform = make_transform(preprocessing)
+        self.shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
         self.dtype: np.dtype[Any] | None = None
-        # Closed by the garbage collector with the store that takes it over.
-        self.stream = tempfile.TemporaryFile(prefix=".shortcut-audit-", dir=folder)  # noqa: SIM115
+        self.digests: list[str] = []
+        self.names: list[str] = []
+        self.skipped: list[SkippedImage] = []
+        # Closed here on failure, else with the store that takes it over.
+        self.folder = folder
+        try:
+            self.stream = tempfile.TemporaryFile(prefix=".shortcut-audit-", dir=folder)  # noqa: SIM115
+        except OSError as error:
+            raise self._unwritable(error) from error
 
-    def add(self, pixels: NDArray[Any], name: str) -> None:
+    def __enter__(self) -> _StoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.stream.close()
+
+    def add_class(self, indices: NDArray[np.int64]) -> Iterator[None]:
+        """Add images of one class in the order given, until there are enough; yields after each."""
+        n_wanted = self.settings.images_per_class
+        for index in indices.tolist():
+            if n_wanted == 0:
+                return
+            name = self.source.name(index)
+            try:
+                self._append(self.transform(self.source.read(index), name), name)
+            except UnreadableImageError as error:
+                if not self.settings.skip_unreadable:
+                    raise
+                self.skipped.append(SkippedImage(image=error.image, reason=error.reason))
+                continue
+            n_wanted -= 1
+            yield
+
+    def _append(self, pixels: NDArray[Any], name: str) -> None:
         if pixels.shape != self.shape:
             raise DataError(
-                f"Image {name} has shape {pixels.shape} (channels, height, width), and the model"
-                f" takes {self.shape}.",
-                "Give --size to bring all images to one size.",
+                f"Image {name} has {pixels.shape[1]} x {pixels.shape[2]} pixels, and others"
+                f" {self.shape[1]} x {self.shape[2]}.",
+                "Bring all images to one size first; a data set of your own can do so itself.",
             )
         if self.dtype is None:
             self.dtype = pixels.dtype
@@ -245,10 +283,25 @@ class _StoreWriter:
             )
         content = np.ascontiguousarray(pixels).tobytes()
         self.digests.append(hashlib.sha256(content).hexdigest()[:32])
-        self.stream.write(content)
+        self.names.append(name)
+        try:
+            self.stream.write(content)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunFolderError:
+        return RunFolderError(
+            f"{self.folder or tempfile.gettempdir()} does not take the decoded images:"
+            f" {error.strerror or error}.",
+            "Free some space there, or choose another --out folder.",
+        )
 
     def finish(self) -> PixelStore:
-        self.stream.flush()
+        """The store, which owns the file from now on."""
+        try:
+            self.stream.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
         assert self.dtype is not None
         return PixelStore(self.stream, self.shape, self.dtype, self.digests)
 
@@ -271,21 +324,22 @@ def make_transform(preprocessing: Preprocessing) -> Transform:
             crop_mode=preprocessing.crop_mode,
         )
 
-    def transform(picture: Picture) -> NDArray[Any]:
+    def transform(picture: Picture, name: str) -> NDArray[Any]:
         if isinstance(picture, Image.Image):
-            image = picture.convert("L" if preprocessing.channels == 1 else "RGB")
+            image = grey_or_rgb(picture, name).convert("L" if preprocessing.channels == 1 else "RGB")
             array = np.asarray(geometry(image) if geometry else image)
             if geometry is None:
                 array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
             return array
-        array = _to_channels(_checked_range(_channels_first(picture, "")), preprocessing.channels)
+        checked = _checked_range(_channels_first(picture, name), name)
+        array = _to_channels(checked, preprocessing.channels)
         if geometry is None:
             return array
         if array.dtype != np.uint8:
             raise DataError(
-                f"Floating-point images of {array.shape[1]} x {array.shape[2]} pixels are not"
-                f" resized to {preprocessing.height} x {preprocessing.width}.",
-                "Bring them to the model's size first, or store them as uint8.",
+                f"Image {name} is of floating point, with {array.shape[1]} x {array.shape[2]} pixels,"
+                f" and is not resized to {preprocessing.height} x {preprocessing.width}.",
+                "Bring such images to the model's size first, or store them as uint8.",
             )
         mode_array = array[0] if preprocessing.channels == 1 else array.transpose(1, 2, 0)
         return np.asarray(geometry(Image.fromarray(np.ascontiguousarray(mode_array))))
@@ -293,32 +347,48 @@ def make_transform(preprocessing: Preprocessing) -> Transform:
     return transform
 
 
+def grey_or_rgb(image: Image.Image, name: str) -> Image.Image:
+    """`image` in Pillow's mode L or RGB, transparency left out.
+
+    Raises DataError for images of more than 8 bits a channel, which Pillow would clip in silence.
+    """
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise DataError(
+            f"Image {name} does not have 8 bits a channel of grey or colour (its mode is {image.mode}).",
+            "Save it as 8-bit grey or RGB.",
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        # Straight to RGB, Pillow warns that the transparency is lost; it is meant to be.
+        image = image.convert("RGBA")
+    return image.convert("L" if image.mode in {"L", "1"} else "RGB")
+
+
 def _channels_first(array: NDArray[Any], name: str) -> NDArray[Any]:
-    if array.ndim == 2:
+    if array.ndim == 2 and array.size > 0:
         return array[None]
-    if array.ndim == 3 and array.shape[0] in {1, 3} and array.shape[2] not in {1, 3}:
+    if array.ndim == 3 and array.size > 0 and array.shape[0] in {1, 3} and array.shape[2] not in {1, 3}:
         return array
-    if array.ndim == 3 and array.shape[2] in {1, 3}:
+    if array.ndim == 3 and array.size > 0 and array.shape[2] in {1, 3}:
         # (3, H, 3) is read as channels last; nobody has images three pixels wide.
         return array.transpose(2, 0, 1)
     raise DataError(
-        f"An image array has shape {array.shape}{f' ({name})' if name else ''}.",
+        f"Image {name} is an array of shape {array.shape}.",
         "Arrays are (H, W), (H, W, C) or (C, H, W), with 1 or 3 channels.",
     )
 
 
-def _checked_range(array: NDArray[Any]) -> NDArray[Any]:
+def _checked_range(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind != "f":
         raise DataError(
-            f"Image arrays of type {array.dtype} are not understood.",
+            f"Image {name} is an array of type {array.dtype}, which has no range.",
             "Store uint8 in 0..255, or floats in [0,1].",
         )
     low, high = float(array.min()), float(array.max())
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         raise DataError(
-            f"Floating-point images must lie in [0,1]; these go from {low:.3g} to {high:.3g}.",
+            f"Floating-point images must lie in [0,1]; {name} goes from {low:.3g} to {high:.3g}.",
             "If they are normalised, say so (normalized=True with the mean and std), or undo it.",
         )
     return array.astype(np.float32)

@@ -7,7 +7,10 @@ the images an audit uses are ever read.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -19,11 +22,20 @@ from PIL import Image, UnidentifiedImageError
 from shortcut_audit.data.arrays import ArrayFile, NpzArrays
 from shortcut_audit.errors import DataError
 
-__all__ = ["ArraySource", "FilesSource", "ImageSource", "UnreadableImageError", "open_source"]
+__all__ = [
+    "ArraySource",
+    "FilesSource",
+    "ImageSource",
+    "UnreadableImageError",
+    "named_classes",
+    "open_source",
+]
 
 Picture = Image.Image | NDArray[Any]
 
 _READERS = ("hfds/", "hfids/", "tfds/", "wds/")
+# Labels beyond this are no class numbers, but hashes or row numbers.
+_MOST_NUMBERED_CLASSES = 100_000
 
 
 class UnreadableImageError(DataError):
@@ -91,10 +103,17 @@ class FilesSource:
         return self.names[index]
 
     def read(self, index: int) -> Picture:
-        return decode(self.open_bytes(index), self.names[index])
+        return decode(self._content(index), self.names[index])
 
     def peek(self, index: int) -> Picture:
-        return _open(self.open_bytes(index), self.names[index])
+        return _open(self._content(index), self.names[index])
+
+    def _content(self, index: int) -> bytes:
+        try:
+            return self.open_bytes(index)
+        except Exception as error:  # each reader, archive and file system raises its own kinds
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{error!r}"
+            raise UnreadableImageError(self.names[index], reason) from error
 
 
 @dataclass(frozen=True)
@@ -161,7 +180,7 @@ def open_source(spec: str) -> ImageSource:
     if path.is_file() and path.suffix == ".npz":
         return _from_arrays(spec, path, split)
     if path.is_file() and path.suffix == ".tar":
-        return _from_reader(spec, "", split, root=path)
+        return _from_tar(spec, path, split)
     if path.is_file():
         raise DataError(
             f"{where} is neither a folder, an .npz nor a .tar file.",
@@ -176,9 +195,13 @@ def _from_folder(spec: str, root: Path) -> ImageSource:
     if not root.is_dir():
         raise DataError(f"{root} does not exist.", "Name a folder of class folders.")
     endings = get_img_extensions(as_set=True)
-    class_names = sorted(entry.name for entry in root.iterdir() if _is_class_folder(entry))
+    try:
+        entries = list(root.iterdir())
+    except OSError as error:
+        raise DataError(f"{root} cannot be opened: {error.strerror}.", "Check its rights.") from error
+    class_names = sorted(entry.name for entry in entries if _is_class_folder(entry))
     if not class_names:
-        loose = any(entry.suffix.lower() in endings for entry in root.iterdir())
+        loose = any(entry.suffix.lower() in endings for entry in entries)
         raise DataError(
             f"{root} has {'images but no class folders' if loose else 'no class folders'} in it.",
             "Put the images of each class into a folder of its own, named after the class.",
@@ -186,7 +209,7 @@ def _from_folder(spec: str, root: Path) -> ImageSource:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in endings)
+        found = sorted(p for p in (root / name).rglob("*") if _is_image(p, root / name, endings))
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -207,16 +230,42 @@ def _is_class_folder(entry: Path) -> bool:
     return entry.is_dir() and not entry.name.startswith((".", "__"))
 
 
+def _is_image(path: Path, folder: Path, endings: Set[str]) -> bool:
+    # Hidden files and folders are editors' and systems' own: copies, thumbnails, resource forks.
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in endings and not hidden and not path.is_dir()
+
+
 @dataclass(frozen=True)
 class _FileOpener:
     paths: Sequence[Path]
 
     def __call__(self, index: int) -> bytes:
-        path = self.paths[index]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(str(path), error.strerror or str(error)) from error
+        return self.paths[index].read_bytes()
+
+
+def _from_tar(spec: str, path: Path, split: str) -> ImageSource:
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    if split:
+        raise DataError(
+            f"{path} has no split {split!r}: a .tar holds class folders alone.",
+            "Leave the split out, or pack each split into a file of its own.",
+        )
+    endings = get_img_extensions(as_set=True)
+    try:
+        with tarfile.open(path) as archive:
+            members = [Path(member.name) for member in archive if member.isfile()]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}.", "Copy or pack it again.") from error
+    images = [member for member in members if member.suffix.lower() in endings]
+    nested = any(member.suffix == ".tar" for member in members)
+    if not nested and (not images or any(image.parent == Path() for image in images)):
+        raise DataError(
+            f"{path} has {'images outside class folders' if images else 'no image in it'}.",
+            "Pack a folder of class folders: tar -C FOLDER -cf FILE.tar .",
+        )
+    return _from_reader(spec, "", split, root=path)
 
 
 def _from_reader(spec: str, name: str, split: str, root: Path | None = None) -> ImageSource:
@@ -240,7 +289,7 @@ def _from_reader(spec: str, name: str, split: str, root: Path | None = None) -> 
             "Check the name and the split (NAME::split), and the network if it lies on a hub.",
         ) from error
     if not hasattr(reader, "__getitem__"):
-        return _spooled_reader(spec, reader)
+        return _spooled_reader(spec, reader, n_images)
     return _indexed_reader(spec, reader, n_images)
 
 
@@ -275,12 +324,19 @@ class _ReaderOpener:
             return bytes(opened.read())
 
 
-def _spooled_reader(spec: str, reader: Any) -> ImageSource:
+def _spooled_reader(spec: str, reader: Any, n_images: int) -> ImageSource:
     """A streaming reader (webdataset, tfds): read once, in its own order."""
     from shortcut_audit.data.datasets import spool
 
     pairs: Iterator[Any] = iter(reader)
-    return spool(pairs, spec=spec, class_names=_reader_classes(reader, []) or None)
+    source = spool(pairs, spec=spec, class_names=_reader_classes(reader, []) or None)
+    # Such readers pass over what they cannot decode, in silence; 0 where the number is unknown.
+    if len(source.labels) < n_images:
+        raise DataError(
+            f"{spec} promises {n_images} images, and timm could read {len(source.labels)} of them.",
+            "Mend or remove the damaged ones, or correct the number in _info.json.",
+        )
+    return source
 
 
 def _reader_classes(reader: Any, labels: Sequence[int]) -> tuple[str, ...]:
@@ -313,28 +369,54 @@ def _from_packed(spec: str, arrays: NpzArrays, split: str) -> ImageSource:
     for needed in ("offsets", "y"):
         if needed not in arrays:
             raise DataError(f"{path} has packed images (blob) but no {needed}.", "Pack it again.")
-    offsets = arrays["offsets"].whole().astype(np.int64)
+    blob, offsets = arrays["blob"], arrays["offsets"].whole()
+    if not _is_packing(blob, offsets):
+        raise DataError(
+            f"{path} has packed images (blob) whose offsets do not fit.",
+            "`blob` is one row of uint8, and `offsets` its n + 1 ascending borders.",
+        )
     labels = _labels(path, "y", arrays["y"], len(offsets) - 1)
-    chosen = np.arange(len(labels))
-    if split:
-        number = {"train": 0, "val": 1, "test": 1, "validation": 1}.get(split)
-        if "split" not in arrays or number is None:
-            raise DataError(
-                f"{path} has no split {split!r}.",
-                "Packed files with an array `split` (0 or 1) take ::train and ::test.",
-            )
-        chosen = np.flatnonzero(arrays["split"].whole() == number)
+    chosen = _chosen(path, arrays, split, len(labels))
     names = [f"{spec}[{index}]" for index in chosen]
     if "names" in arrays:
-        own = arrays["names"].whole()
-        names = [str(own[index]) for index in chosen]
+        own = _texts(path, "names", arrays)
+        if len(own) != len(labels):
+            raise DataError(f"{path} has {len(labels)} images and {len(own)} names.", "Pack it again.")
+        names = [own[index] for index in chosen]
     return FilesSource(
         spec=spec,
         class_names=_class_names(path, arrays, labels),
         labels=labels[chosen],
         names=names,
-        open_bytes=_PackedOpener(arrays["blob"], offsets, chosen),
+        open_bytes=_PackedOpener(blob, offsets.astype(np.int64), chosen),
     )
+
+
+def _is_packing(blob: ArrayFile, offsets: NDArray[Any]) -> bool:
+    flat = len(blob.shape) == 1 and blob.dtype == np.uint8
+    if not flat or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) == 0:
+        return False
+    borders = offsets.astype(np.int64)
+    return bool(borders[0] >= 0 and borders[-1] <= len(blob) and (np.diff(borders) >= 0).all())
+
+
+def _chosen(path: Path, arrays: NpzArrays, split: str, n_images: int) -> NDArray[np.int64]:
+    """Numbers of the packed images in a split."""
+    if not split:
+        return np.arange(n_images)
+    number = {"train": 0, "val": 1, "test": 1, "validation": 1}.get(split)
+    if "split" not in arrays or number is None:
+        raise DataError(
+            f"{path} has no split {split!r}.",
+            "Packed files with an array `split` (0 or 1) take ::train and ::test.",
+        )
+    numbers = arrays["split"].whole()
+    if numbers.shape != (n_images,):
+        raise DataError(f"{path} has {n_images} images and {numbers.size} splits.", "Pack it again.")
+    chosen: NDArray[np.int64] = np.flatnonzero(numbers == number)
+    if len(chosen) == 0:
+        raise DataError(f"{path} has no image in split {split!r}.", "Take the other split, or none.")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -357,21 +439,47 @@ def _labels(path: Path, name: str, array: ArrayFile, n_images: int) -> NDArray[n
         )
     if len(labels) != n_images:
         raise DataError(f"{path} has {n_images} images and {len(labels)} labels.", "Pack it again.")
-    if n_images == 0:
-        raise DataError(f"{path} holds no image.", "Pack it again.")
-    if labels.min() < 0:
-        raise DataError(f"{name} in {path} has negative labels.", "Labels count from 0.")
     return labels.astype(np.int64)
 
 
+def _texts(path: Path, name: str, arrays: NpzArrays) -> list[str]:
+    """A row of text."""
+    array = arrays[name].whole()
+    if array.ndim != 1:
+        raise DataError(f"{name} in {path} has shape {array.shape}.", "Store one text each.")
+    return [
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in array
+    ]
+
+
 def _class_names(path: Path, arrays: NpzArrays, labels: NDArray[np.int64]) -> tuple[str, ...]:
+    names = _texts(path, "classes", arrays) if "classes" in arrays else None
+    return named_classes(names, labels, str(path))
+
+
+def named_classes(names: Sequence[str] | None, labels: NDArray[np.int64], what: str) -> tuple[str, ...]:
+    """Class names in label order: `names`, or numbers where there are none.
+
+    Raises DataError when there are no labels, when they do not count from 0, or when `names` are
+    too few or not distinct; `what` is the data set's name in the message.
+    """
+    if len(labels) == 0:
+        raise DataError(f"{what} holds no image.", "Give labelled images of at least two classes.")
+    if labels.min() < 0:
+        raise DataError(f"{what} has negative labels.", "Labels count from 0.")
     n_classes = int(labels.max()) + 1
-    if "classes" not in arrays:
+    if names is None:
+        if n_classes > _MOST_NUMBERED_CLASSES:
+            raise DataError(
+                f"{what} has labels up to {n_classes - 1:,}.", "Number the classes from 0 without gaps."
+            )
         return tuple(str(label) for label in range(n_classes))
-    names = tuple(str(name) for name in arrays["classes"].whole())
     if len(names) < n_classes:
         raise DataError(
-            f"{path} names {len(names)} classes, and its labels go up to {n_classes - 1}.",
-            "List every class in `classes`, in label order.",
+            f"{what} names {len(names)} classes, and its labels go up to {n_classes - 1}.",
+            "Name every class, in label order.",
         )
-    return names
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise DataError(f"{what} names {count} classes {name!r}.", "Give each class its own name.")
+    return tuple(names)

@@ -198,17 +198,19 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     weights = _read_weights(path)
     own = network.state_dict()
+    misshapen = [
+        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and own[key].shape != weights[key].shape
+    ]
+    fitting = {k: w for k, w in weights.items() if k not in own or own[k].shape == w.shape}
+    # torch itself says what is missing: it knows keys that files of older versions never had.
+    outcome = network.load_state_dict(fitting, strict=False)
+    shapes = {entry.split(" ")[0] for entry in misshapen}
     faults = [
-        _keys("missing from the file", [key for key in own if key not in weights]),
-        _keys("unknown to the architecture", [key for key in weights if key not in own]),
-        _keys(
-            "of another shape",
-            [
-                f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
-                for key in own
-                if key in weights and own[key].shape != weights[key].shape
-            ],
-        ),
+        _keys("missing from the file", [key for key in outcome.missing_keys if key not in shapes]),
+        _keys("unknown to the architecture", list(outcome.unexpected_keys)),
+        _keys("of another shape", misshapen),
     ]
     faults = [fault for fault in faults if fault]
     if faults:
@@ -216,7 +218,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"{path} does not fit the architecture: {'; '.join(faults)}.",
             "Check --arch, and that the data has as many classes as the model was trained for.",
         )
-    network.load_state_dict(weights)
 
 
 def _keys(what: str, keys: list[str]) -> str:

@@ -84,6 +84,19 @@ class AuditResult(BaseModel):
             result._arrays[name] = view
         return result
 
+    def __eq__(self, other: object) -> bool:
+        """Equal numbers, names and arrays; a digest of the saved file is not part of the result."""
+        if not isinstance(other, AuditResult):
+            return NotImplemented
+        ours, theirs = (r.model_dump(exclude={"arrays_sha256"}) for r in (self, other))
+        return (
+            ours == theirs
+            and self._arrays.keys() == other._arrays.keys()
+            and all(np.array_equal(self._arrays[k], other._arrays[k]) for k in self._arrays)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """Arrays by name."""
@@ -146,9 +159,9 @@ class AuditResult(BaseModel):
         """
         import pandas as pd
 
-        from shortcut_audit.results.tables import table_chunks
+        from shortcut_audit.results.tables import table_frames
 
-        return pd.concat([pd.DataFrame(chunk) for chunk in table_chunks(self, name)], ignore_index=True)
+        return pd.concat(table_frames(self, name), ignore_index=True)
 
     def save(self, folder: str | Path) -> Path:
         """Write `result.json` and `arrays.safetensors` into `folder`; returns the folder."""

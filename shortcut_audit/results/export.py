@@ -5,39 +5,18 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 
 from shortcut_audit.errors import MissingExtraError
 from shortcut_audit.results.audit_result import AuditResult
-from shortcut_audit.results.tables import table_chunks
-
-if TYPE_CHECKING:
-    import pandas as pd
+from shortcut_audit.results.tables import table_frames
 
 __all__ = ["EXPORTERS"]
 
 
-def _frames(result: AuditResult, table: str) -> Any:
-    import pandas as pd
-
-    for chunk in table_chunks(result, table):
-        yield _typed(pd.DataFrame(chunk))
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every chunk gets the same column types, also where one holds nothing but missing values."""
-    for column in ("rank",):
-        if column in frame:
-            frame[column] = frame[column].astype("Int64")
-    for column in ("map_reliability", "map_half_correlation"):
-        if column in frame:
-            frame[column] = frame[column].astype("float64")
-    return frame
-
-
 def _csv(result: AuditResult, table: str, stream: IO[bytes]) -> None:
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-    for number, frame in enumerate(_frames(result, table)):
+    for number, frame in enumerate(table_frames(result, table)):
         frame.to_csv(text, index=False, header=number == 0, lineterminator="\n")
     text.detach()
 
@@ -46,7 +25,7 @@ def _json(result: AuditResult, table: str, stream: IO[bytes]) -> None:
     """A JSON array of records; missing values are null."""
     first = True
     stream.write(b"[")
-    for frame in _frames(result, table):
+    for frame in table_frames(result, table):
         # Through pandas' own JSON, which turns numpy scalars and missing values into plain ones.
         for record in json.loads(frame.to_json(orient="records", double_precision=15)):
             stream.write(b"\n" if first else b",\n")
@@ -66,7 +45,7 @@ def _parquet(result: AuditResult, table: str, stream: IO[bytes]) -> None:
             "Install it with: pip install 'shortcut-audit[parquet]'",
         ) from error
     writer = None
-    for frame in _frames(result, table):
+    for frame in table_frames(result, table):
         rows = pa.Table.from_pandas(frame, preserve_index=False)
         writer = writer or pq.ParquetWriter(stream, rows.schema)
         writer.write_table(rows.cast(writer.schema))

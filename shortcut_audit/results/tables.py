@@ -10,9 +10,11 @@ import numpy as np
 from shortcut_audit.errors import ResultError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from shortcut_audit.results.audit_result import AuditResult
 
-__all__ = ["TABLES", "table_chunks"]
+__all__ = ["TABLES", "table_frames"]
 
 Chunk = dict[str, Any]
 
@@ -118,11 +120,19 @@ def _bands(result: AuditResult) -> Iterator[Chunk]:
 TABLES = {"classes": _classes, "orbits": _orbits, "bands": _bands}
 
 
-def table_chunks(result: AuditResult, name: str) -> Iterator[Chunk]:
-    """Columns of table `name`, in chunks of whole classes.
+# Columns that may hold missing values: a chunk of nothing else must not change their type.
+_DTYPES = {"rank": "Int64", "map_reliability": "float64", "map_half_correlation": "float64"}
+
+
+def table_frames(result: AuditResult, name: str) -> Iterator[pd.DataFrame]:
+    """Table `name` in chunks of whole classes, so that a thousand classes need not fit at once.
 
     Raises ResultError for an unknown table.
     """
+    import pandas as pd
+
     if name not in TABLES:
         raise ResultError(f"There is no table {name!r}.", f"Tables are: {', '.join(TABLES)}.")
-    return TABLES[name](result)
+    for chunk in TABLES[name](result):
+        frame = pd.DataFrame(chunk)
+        yield frame.astype({column: _DTYPES[column] for column in frame if column in _DTYPES})

@@ -16,7 +16,8 @@ import torch
 
 from shortcut_audit.data.pixels import AuditImages, choose_images, collect_images, common_shape
 from shortcut_audit.data.sources import ImageSource
-from shortcut_audit.errors import AuditError, AuditInterruptedError, ModelError
+from shortcut_audit.errors import AuditError, AuditInterruptedError, LogitsError, ModelError
+from shortcut_audit.measures import MEASURES
 from shortcut_audit.measures.interface import Arrays, Outline, Subject
 from shortcut_audit.models.classifier import (
     Classifier,
@@ -56,7 +57,15 @@ from shortcut_audit.run.notes import notes_on
 from shortcut_audit.run.plan import Task, outline_of, passes_by_measure
 from shortcut_audit.run.tuning import measure_batch, peak_memory_bytes, tune_batch_size
 
-__all__ = ["AuditRequest", "Estimate", "Progress", "estimate_audit", "run_audit"]
+__all__ = [
+    "AuditRequest",
+    "Estimate",
+    "PreparedAudit",
+    "Progress",
+    "estimate_audit",
+    "prepared_audit",
+    "run_audit",
+]
 
 N_BANDS = 4
 _SECONDS_BETWEEN_STATES = 2.0
@@ -64,6 +73,10 @@ _SECONDS_BETWEEN_STATES = 2.0
 Stage = Literal["reading images", "finding the batch size", "measuring"]
 # progress(stage, done, total): images read, or image passes made.
 Progress = Callable[[Stage, int, int], None]
+
+
+def _silent(stage: Stage, done: int, total: int) -> None:
+    del stage, done, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +120,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class PreparedAudit:
     """A model on its device with its images decoded, checked and ready to measure."""
 
     subject: Subject
@@ -117,7 +130,7 @@ class _Prepared:
 
 def estimate_audit(request: AuditRequest, progress: Progress | None = None) -> Estimate:
     """Passes, time and memory that an audit would take, from a short measurement of the model."""
-    with _prepared(request, None, progress or _silent) as prepared:
+    with prepared_audit(request, None, progress or _silent) as prepared:
         subject = prepared.subject
         image = _first_image(subject.classifier, subject.images)
         speed = prepared.batch_speed or measure_batch(
@@ -153,7 +166,7 @@ def run_audit(
     if run is not None:
         check_folder(run)
     with ExitStack() as stack:
-        prepared = stack.enter_context(_prepared(request, run, report))
+        prepared = stack.enter_context(prepared_audit(request, run, report))
         if run is None:
             ledger_folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             state: _RunState | None = None
@@ -170,13 +183,15 @@ def run_audit(
         return result
 
 
-def _silent(stage: Stage, done: int, total: int) -> None:
-    del stage, done, total
-
-
 @contextmanager
-def _prepared(request: AuditRequest, run: Path | None, progress: Progress) -> Iterator[_Prepared]:
-    """Check everything that can be checked before the first measurement."""
+def prepared_audit(
+    request: AuditRequest, run: Path | None, progress: Progress = _silent
+) -> Iterator[PreparedAudit]:
+    """A model on its device with its images decoded and split, for the length of a `with` block.
+
+    Everything that can be checked before the first measurement is checked here; nothing is written
+    but an unnamed temporary file. Raises AuditError.
+    """
     settings, source, loaded = request.settings, request.source, request.model
     device = pick_device(settings.device)
     _, order = choose_images(source, settings)
@@ -199,8 +214,10 @@ def _prepared(request: AuditRequest, run: Path | None, progress: Progress) -> It
             on_image=lambda done, total: progress("reading images", done, total),
         )
         outline = outline_of(settings, images, n_outputs)
-        batch_size, speed = _batch_size(classifier, images, outline, digest, run, progress)
-        yield _Prepared(
+        batch_size, speed = _batch_size(
+            classifier, images, outline, digest, request.command, run, progress
+        )
+        yield PreparedAudit(
             subject=Subject(classifier, images, outline, batch_size),
             model=ModelProvenance(
                 spec=loaded.spec,
@@ -269,14 +286,13 @@ def _batch_size(
     images: AuditImages,
     outline: Outline,
     digest: str,
+    command: str,
     run: Path | None,
     progress: Progress,
 ) -> tuple[int, float | None]:
-    """The user's batch size; else that of the interrupted run in this folder; else the fastest."""
+    """The user's batch size; else that of the same command's earlier run here; else the fastest."""
     image = _first_image(classifier, images)
     if not bool(torch.isfinite(classifier(image[None])).all()):
-        from shortcut_audit.errors import LogitsError
-
         raise LogitsError(
             f"The model answers NaN or infinite logits on image {images.names[0]}.",
             "Check the weights and the preprocessing (mean, std, dtype).",
@@ -284,7 +300,7 @@ def _batch_size(
     if outline.settings.batch_size is not None:
         return outline.settings.batch_size, None
     earlier = (read_state(run) or {}) if run is not None else {}
-    if earlier.get("model_digest") == digest and isinstance(earlier.get("batch_size"), int):
+    if earlier.get("command") == command and isinstance(earlier.get("batch_size"), int):
         return int(earlier["batch_size"]), None
     progress("finding the batch size", 0, 1)
     largest = max(passes_by_measure(outline).values())
@@ -299,7 +315,7 @@ class _RunState:
 
     folder: Path
     request: AuditRequest
-    prepared: _Prepared
+    prepared: PreparedAudit
     shards_done: int = 0
     shards_total: int = 0
     passes_done: int = 0
@@ -331,7 +347,6 @@ class _RunState:
                 "image_passes_total": self.passes_total,
                 "command": self.request.command,
                 "batch_size": self.prepared.subject.batch_size,
-                "model_digest": self.prepared.model.digest,
             },
         )
 
@@ -364,7 +379,7 @@ class _Watched:
             state.write("failed", reason=str(error))
 
     def execute(
-        self, prepared: _Prepared, ledger: Ledger, engine: Engine, progress: Progress
+        self, prepared: PreparedAudit, ledger: Ledger, engine: Engine, progress: Progress
     ) -> Execution:
         outline, state = prepared.subject.outline, self.state
         total = sum(passes_by_measure(outline).values())
@@ -389,15 +404,13 @@ class _Watched:
 
 
 def _count_shards(outline: Outline) -> int:
-    from shortcut_audit.measures import MEASURES
-
     return sum(
         len(measure.shards(outline, "search")) + len(measure.shards(outline, "judge"))
         for measure in MEASURES
     )
 
 
-def _result(request: AuditRequest, prepared: _Prepared, execution: Execution) -> AuditResult:
+def _result(request: AuditRequest, prepared: PreparedAudit, execution: Execution) -> AuditResult:
     subject = prepared.subject
     outline, images = subject.outline, subject.images
     settings = outline.settings

@@ -35,9 +35,11 @@ _CANDIDATES = {
     "cpu": (8, 16, 32, 48, 64, 96, 128, 192, 256),
     "cuda": (32, 64, 128, 256, 512, 1024, 2048, 4096),
 }
-# A larger batch has to earn its memory; differences below this are noise between two timings.
-_WORTHWHILE = 1.03
-_SECONDS_PER_CANDIDATE = 0.25
+# Among sizes as good as equal the smallest wins: it takes the least memory.
+_AS_GOOD = 0.98
+# A size this much behind the best says that the best has been passed.
+_BEHIND = 0.97
+_SECONDS_PER_TIMING, _TIMINGS = 0.12, 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def tune_batch_size(
 ) -> BatchChoice:
     """The smallest batch size that is as fast as any, not above `at_most` images.
 
-    Sizes are tried upwards until memory runs out or two in a row bring nothing. Raises
+    Sizes are tried upwards until memory runs out or two in a row fall behind. Raises
     SettingsError when not even one image fits.
     """
     key = _machine_key(classifier, image, weights_digest, at_most)
@@ -91,30 +93,38 @@ def tune_batch_size(
     if remembered is not None:
         return BatchChoice(remembered, None, remembered=True)
     candidates = _CANDIDATES.get(classifier.device.type, _CANDIDATES["cpu"])
-    best, best_speed, disappointments = 1, 0.0, 0
+    speeds: dict[int, float] = {}
     for batch_size in [size for size in candidates if size <= at_most] or [at_most]:
-        try:
-            speed = measure_batch(classifier, image, batch_size, _SECONDS_PER_CANDIDATE)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            _forget_memory(classifier)
+        speed = _best_speed(classifier, image, batch_size)
+        if speed is None:
             break
-        if speed > best_speed * _WORTHWHILE:
-            best, best_speed, disappointments = batch_size, speed, 0
-        else:
-            disappointments += 1
-        if disappointments == 2:
+        speeds[batch_size] = speed
+        behind = [speeds[size] < _BEHIND * max(speeds.values()) for size in list(speeds)[-2:]]
+        if behind == [True, True]:
             break
-    if best_speed == 0.0:
-        best_speed = _measure_single(classifier, image)
+    if not speeds:
+        speeds = {1: _measure_single(classifier, image)}
+    best = next(size for size in speeds if speeds[size] >= _AS_GOOD * max(speeds.values()))
     _remember(key, best)
-    return BatchChoice(best, best_speed)
+    return BatchChoice(best, speeds[best])
+
+
+def _best_speed(classifier: Classifier, image: Tensor, batch_size: int) -> float | None:
+    """Images per second, the best of a few short timings; None when memory runs out."""
+    try:
+        return max(
+            measure_batch(classifier, image, batch_size, _SECONDS_PER_TIMING) for _ in range(_TIMINGS)
+        )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _forget_memory(classifier)
+        return None
 
 
 def _measure_single(classifier: Classifier, image: Tensor) -> float:
     try:
-        return measure_batch(classifier, image, 1, _SECONDS_PER_CANDIDATE)
+        return measure_batch(classifier, image, 1, _SECONDS_PER_TIMING)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

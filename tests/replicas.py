@@ -1,0 +1,110 @@
+"""The slow, obvious version of each method, written from the papers' definitions.
+
+Full complex transforms, one image, one mask and one loop at a time; nothing shared with the package.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def conjugate_pairs(height: int, width: int) -> list[set[tuple[int, int]]]:
+    """Every set {(u, v), (-u, -v)} of the full plane, each once."""
+    seen: set[tuple[int, int]] = set()
+    pairs = []
+    for u, v in itertools.product(range(height), range(width)):
+        if (u, v) not in seen:
+            pair = {(u, v), (-u % height, -v % width)}
+            seen |= pair
+            pairs.append(pair)
+    return pairs
+
+
+def keep_bins(image: np.ndarray, bins: set[tuple[int, int]]) -> np.ndarray:
+    """Image (C, H, W) with only `bins` of its full complex spectrum kept."""
+    spectrum = np.fft.fft2(image.astype(np.float64))
+    mask = np.zeros(image.shape[-2:])
+    for u, v in bins:
+        mask[u % mask.shape[0], v % mask.shape[1]] = 1
+    filtered = np.fft.ifft2(spectrum * mask)
+    # A mask that is not Hermitian would show here.
+    assert np.abs(filtered.imag).max() < 1e-9
+    return filtered.real
+
+
+def remove_bins(image: np.ndarray, bins: set[tuple[int, int]]) -> np.ndarray:
+    """Image (C, H, W) without `bins` of its full complex spectrum."""
+    return image - keep_bins(image, bins)
+
+
+def logits_of(
+    network: nn.Module, image: np.ndarray, mean: np.ndarray | float = 0.0, std: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """Logits (K,) of one image of pixels, in double precision."""
+    mean = np.broadcast_to(np.asarray(mean, dtype=np.float64), (len(image),))
+    std = np.broadcast_to(np.asarray(std, dtype=np.float64), (len(image),))
+    normalized = (image - mean[:, None, None]) / std[:, None, None]
+    with torch.no_grad():
+        return network(torch.from_numpy(normalized)[None])[0].numpy()
+
+
+def cross_entropy_of(logits: np.ndarray, label: int) -> float:
+    """-log softmax, term by term."""
+    shifted = [math.exp(z - max(logits)) for z in logits]
+    return -math.log(shifted[label] / sum(shifted))
+
+
+def log_odds_of(logits: np.ndarray, label: int) -> float:
+    """log p / (1 - p), from the other logits alone."""
+    others = [z for k, z in enumerate(logits) if k != label]
+    top = max(others)
+    return logits[label] - top - math.log(sum(math.exp(z - top) for z in others))
+
+
+def response_of(name: str, filtered: np.ndarray, clean: np.ndarray, label: int) -> float:
+    """One response, by its definition."""
+    if name == "cross-entropy":
+        return cross_entropy_of(filtered, label) - cross_entropy_of(clean, label)
+    if name == "log-odds":
+        return log_odds_of(clean, label) - log_odds_of(filtered, label)
+    return float(sum((a - b) ** 2 for a, b in zip(filtered, clean, strict=True)))
+
+
+def importance_of(
+    network: nn.Module,
+    images: np.ndarray,
+    label: int,
+    response: str,
+    mean: np.ndarray | float = 0.0,
+    std: np.ndarray | float = 1.0,
+) -> dict[frozenset[tuple[int, int]], float]:
+    """Mean response over `images` (n, C, H, W) to removing each conjugate pair."""
+    height, width = images.shape[-2:]
+    found = {}
+    for pair in conjugate_pairs(height, width):
+        total = 0.0
+        for image in images:
+            clean = logits_of(network, image, mean, std)
+            filtered = logits_of(network, remove_bins(image, pair), mean, std)
+            total += response_of(response, filtered, clean, label)
+        found[frozenset(pair)] = total / len(images)
+    return found
+
+
+def adcs_of(amplitude: np.ndarray) -> np.ndarray:
+    """ADCS by the double loop over classes of its definition, (C, n)."""
+    result = np.zeros(amplitude.shape)
+    for c, j in itertools.permutations(range(len(amplitude)), 2):
+        result[c] += np.sign(amplitude[c] - amplitude[j])
+    return result
+
+
+def mean_amplitude_of(images: np.ndarray, pair: set[tuple[int, int]]) -> float:
+    """Mean over images and channels of |F| at a conjugate pair."""
+    u, v = next(iter(pair))
+    return float(np.mean([np.abs(np.fft.fft2(image))[:, u, v].mean() for image in images]))

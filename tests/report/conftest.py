@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import conv_model, random_images
+
+import shortcut_audit as sa
+from shortcut_audit.results.audit_result import AuditResult
+
+HOSTILE = ["<script>alert(1)</script>", "\"quoted\" & 'so'", "x" * 300, "\u202eright to left", "🦓", ""]
+
+
+@pytest.fixture(scope="session")
+def hostile() -> AuditResult:
+    """A result whose class names try to break the page."""
+    pairs = random_images(8, len(HOSTILE), (3, 8, 10))
+    return sa.audit(conv_model(len(HOSTILE), 3), pairs, class_names=HOSTILE, batch_size=64)
+
+
+@pytest.fixture(scope="session")
+def grey() -> AuditResult:
+    """Two classes of grey images of odd size."""
+    return sa.audit(conv_model(2, 1), random_images(8, 2, (1, 9, 7), seed=3), batch_size=64, examples=1)
+
+
+@pytest.fixture
+def planes() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from shortcut_audit.results.statistics import (
+    proportion_interval,
+    spearman,
+    spearman_brown,
+    split_half_correlation,
+)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_is_wilsons_closed_form(counts: tuple[int, int]) -> None:
+    hits, n = counts
+    z = stats.norm.ppf(0.975)
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    low, high = proportion_interval(hits, n)
+    assert low == pytest.approx(max(0, centre - half), abs=1e-9)
+    assert high == pytest.approx(min(1, centre + half), abs=1e-9)
+    assert 0 <= low <= hits / n <= high <= 1
+
+
+def test_no_images_say_nothing() -> None:
+    assert proportion_interval(0, 0) == (0.0, 1.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=30))
+def test_spearman_is_scipys_also_with_ties(pairs: list[tuple[int, int]]) -> None:
+    a, b = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
+    ours = spearman(a, b)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        assert ours is None
+    else:
+        assert ours == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_spearman_brown_doubles_the_length_and_leaves_negatives_alone() -> None:
+    assert spearman_brown(0.5) == pytest.approx(2 / 3)
+    assert spearman_brown(1.0) == 1.0
+    assert spearman_brown(-0.6) == -0.6
+
+
+@pytest.mark.parametrize(("n_folds", "n_splits"), [(2, 1), (4, 3), (6, 10), (8, 35)])
+def test_all_halvings_of_the_folds_are_averaged(n_folds: int, n_splits: int) -> None:
+    generator = np.random.default_rng(n_folds)
+    sums, counts = generator.standard_normal((n_folds, 20)), generator.integers(1, 4, n_folds)
+    expected = []
+    for left in itertools.combinations(range(n_folds), n_folds // 2):
+        right = [fold for fold in range(n_folds) if fold not in left]
+        halves = [sums[list(half)].sum(0) / counts[list(half)].sum() for half in (left, right)]
+        expected.append(stats.spearmanr(*halves).statistic)
+    value, counted = split_half_correlation(sums, counts)
+    assert counted == n_splits == len(expected) // 2
+    assert value == pytest.approx(np.mean(expected))
+
+
+def test_the_corrected_half_correlation_estimates_the_agreement_of_two_whole_maps() -> None:
+    """Known truth: signal and noise of equal variance per image give a known correlation of maps."""
+    generator = np.random.default_rng(0)
+    n_orbits, n_images = 4000, 16
+    signal = generator.standard_normal(n_orbits)
+    estimates, agreements = [], []
+    for _ in range(5):
+        first, second = signal + 3 * generator.standard_normal((2, n_images, n_orbits))
+        folds = first.reshape(n_images // 8, 8, n_orbits).sum(axis=0)
+        value, _ = split_half_correlation(folds, np.full(8, n_images // 8))
+        assert value is not None
+        estimates.append(spearman_brown(value))
+        agreements.append(stats.spearmanr(first.mean(0), second.mean(0)).statistic)
+    assert np.mean(estimates) == pytest.approx(np.mean(agreements), abs=0.02)
+
+
+def test_constant_maps_have_no_correlation() -> None:
+    assert split_half_correlation(np.zeros((4, 5)), np.ones(4, dtype=int)) == (None, 0)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+import shortcut_audit as sa
+from shortcut_audit.errors import ResultError, RunFolderError
+from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.store import (
+    claim_folder,
+    read_state,
+    result_schema,
+    written_aside,
+)
+
+
+def test_what_is_saved_comes_back(result: AuditResult, tmp_path: Path) -> None:
+    back = sa.load_result(result.save(tmp_path / "run"))
+    assert back == result
+    assert set(back.arrays) == set(result.arrays)
+    for name, array in result.arrays.items():
+        assert back.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(back.arrays[name], array)
+
+
+def test_the_file_matches_the_published_schema_and_the_schema_refuses_others(
+    result: AuditResult, tmp_path: Path
+) -> None:
+    content = json.loads((result.save(tmp_path / "run") / "result.json").read_text())
+    schema = result_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(content, schema)
+    rate = content["findings"][0]["accuracy"]
+    assert {"hits", "n", "value", "low", "high"} == set(rate)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**content, "format": 2}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**content, "surprise": 1}, schema)
+
+
+def test_saving_twice_gives_the_same_bytes(result: AuditResult, tmp_path: Path) -> None:
+    first, second = result.save(tmp_path / "a"), result.save(tmp_path / "b")
+    for name in ("result.json", "arrays.safetensors"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def damage(folder: Path, how: str) -> None:
+    result, arrays = folder / "result.json", folder / "arrays.safetensors"
+    if how == "no result":
+        result.unlink()
+    elif how == "half a result":
+        result.write_bytes(result.read_bytes()[:500])
+    elif how == "not json":
+        result.write_bytes(b"\xff\xfe\x00")
+    elif how == "a list":
+        result.write_text("[]")
+    elif how == "newer format":
+        result.write_text(result.read_text().replace('"format": 1', '"format": 7'))
+    elif how == "impossible rate":
+        content = json.loads(result.read_text())
+        content["findings"][0]["accuracy"]["hits"] = 10**6
+        result.write_text(json.dumps(content))
+    elif how == "no arrays":
+        arrays.unlink()
+    elif how == "flipped bit":
+        content = bytearray(arrays.read_bytes())
+        content[-5] ^= 1
+        arrays.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("no result", "holds no audit"),
+        ("half a result", "damaged"),
+        ("not json", "damaged"),
+        ("a list", "not a result"),
+        ("newer format", "format 7"),
+        ("impossible rate", "hits among"),
+        ("no arrays", "missing"),
+        ("flipped bit", "digest differs"),
+    ],
+)
+def test_damaged_results_are_refused_with_a_reason(
+    how: str, says: str, result: AuditResult, tmp_path: Path
+) -> None:
+    folder = result.save(tmp_path / "run")
+    damage(folder, how)
+    with pytest.raises(ResultError, match=says):
+        sa.load_result(folder)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    class StopError(Exception):
+        pass
+
+    def write_half() -> None:
+        with written_aside(path) as stream:
+            stream.write(b"half")
+            raise StopError
+
+    with pytest.raises(StopError):
+        write_half()
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_foreign_folders_and_files_are_not_ours_to_write_to(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="not made by"):
+        claim_folder(tmp_path)
+    with pytest.raises(RunFolderError, match="a file"):
+        claim_folder(tmp_path / "notes.txt")
+    (tmp_path / "empty").mkdir()
+    assert claim_folder(tmp_path / "empty") is False
+    assert claim_folder(tmp_path / "new" / "deep") is True
+
+
+def test_a_state_file_of_another_tool_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"kind": "other"}')
+    assert read_state(tmp_path) is None
+
+
+def test_arrays_of_a_result_cannot_be_changed(result: AuditResult) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        result.arrays["orbits/u"][0] = 1
