@@ -293,7 +293,7 @@ class _StoreWriter:
         return RunFolderError(
             f"{self.folder or tempfile.gettempdir()} does not take the decoded images:"
             f" {error.strerror or error}.",
-            "Free some space there, or choose another --out folder.",
+            "Make that folder writable or free some space, or choose another --out folder.",
         )
 
     def finish(self) -> PixelStore:

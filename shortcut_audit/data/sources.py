@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import weakref
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -181,7 +182,7 @@ def open_source(spec: str) -> ImageSource:
         return _from_arrays(spec, path, split)
     if path.is_file() and path.suffix == ".tar":
         return _from_tar(spec, path, split)
-    if path.is_file():
+    if not path.is_dir():
         raise DataError(
             f"{where} is neither a folder, an .npz nor a .tar file.",
             "Name a folder of class folders, an .npz file, or a timm reader such as hfds/NAME.",
@@ -214,7 +215,8 @@ def _from_folder(spec: str, root: Path) -> ImageSource:
         labels += [label] * len(found)
     if not paths:
         raise DataError(
-            f"{root} has {len(class_names)} class folders and no image in them.",
+            f"{root} has {len(class_names)} class folder{'' if len(class_names) == 1 else 's'} and no"
+            " image in any.",
             f"Image files end in one of: {', '.join(sorted(endings))}.",
         )
     return FilesSource(
@@ -314,6 +316,9 @@ def _indexed_reader(spec: str, reader: Any, n_images: int) -> ImageSource:
 class _ReaderOpener:
     reader: Any
 
+    def __post_init__(self) -> None:
+        weakref.finalize(self, _close_tar, getattr(self.reader, "tar_state", None))
+
     def __call__(self, index: int) -> bytes:
         opened = self.reader[index][0]
         if isinstance(opened, Image.Image):
@@ -322,6 +327,13 @@ class _ReaderOpener:
             return content.getvalue()
         with opened:
             return bytes(opened.read())
+
+
+def _close_tar(state: Any) -> None:
+    # timm keeps a tar file, and those inside it, open for as long as the process lives.
+    for each in [*getattr(state, "children", {}).values(), state]:
+        if getattr(each, "tf", None) is not None:
+            each.tf.close()
 
 
 def _spooled_reader(spec: str, reader: Any, n_images: int) -> ImageSource:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,9 +12,10 @@ from kornia.enhance import Normalize
 from torch import Tensor, nn
 
 from shortcut_audit.errors import LogitsError, ModelError, SettingsError
+from shortcut_audit.models.fingerprint import Fingerprint
 from shortcut_audit.results.provenance import Preprocessing
 
-__all__ = ["Classifier", "borrowed", "device_name", "pick_device", "weights_digest"]
+__all__ = ["Classifier", "borrowed", "device_name", "pick_device", "seeded", "weights_digest"]
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,10 +29,13 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        unknown = str(error).startswith(("Expected one of", "Invalid device string"))
+        told = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        reason = "torch knows no such device" if unknown else told
         raise SettingsError(
-            f"Device {name!r} cannot be used: {str(error).splitlines()[0].rstrip('.')}.",
+            f"Device {name!r} cannot be used: {reason}.",
             "Try `--device auto` or `--device cpu`.",
         ) from error
     return device
@@ -91,7 +93,28 @@ def _checked(logits: Any, n_images: int) -> Tensor:
             f" not ({n_images}, outputs).",
             "Give a classifier with its head, or wrap the model so that it pools to one row an image.",
         )
+    if not logits.is_floating_point():
+        raise LogitsError(
+            f"The model returns values of type {logits.dtype}, not floating-point logits.",
+            "Give a model that answers with scores, not with the class it decides on.",
+        )
     return logits
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers of torch start from `seed` inside, and go on as before afterwards.
+
+    On the CPU and on every GPU that is in use already, or is about to be (`device`): seeding torch
+    seeds them all.
+    """
+    in_use = torch.cuda.is_initialized() or (  # type: ignore[no-untyped-call]
+        device is not None and device.type == "cuda"
+    )
+    gpus = list(range(torch.cuda.device_count())) if in_use else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager
@@ -113,12 +136,11 @@ def borrowed(
     modes = {module: module.training for module in network.modules()}
     tensors = [*network.parameters(), *network.buffers()]
     homes = [tensor.data for tensor in tensors]
-    buffers = [(module, dict(module._buffers)) for module in network.modules()]
-    gpus = [device] if device.type == "cuda" else []
+    # A scripted module shows its buffers through a view of torch's own, and swaps none of them.
+    buffers = [(m, dict(m._buffers)) for m in network.modules() if isinstance(m._buffers, dict)]
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=gpus))
+        stack.enter_context(seeded(seed, device))
         stack.callback(_give_back, modes, tensors, homes, buffers)
-        torch.manual_seed(seed)
         network.eval()
         for parameter in network.parameters():
             parameter.data = _settled(parameter.data, device, precision)
@@ -153,6 +175,8 @@ def _give_back(
     buffers: list[tuple[nn.Module, dict[str, Tensor | None]]],
 ) -> None:
     for module, held in buffers:
+        for name in set(module._buffers) - set(held):
+            del module._buffers[name]
         module._buffers.update(held)
     for tensor, home in zip(tensors, homes, strict=True):
         tensor.data = home
@@ -160,43 +184,44 @@ def _give_back(
         module.training = training
 
 
-@dataclass
-class _Hasher:
-    state: Any = field(default_factory=hashlib.sha256)
-
-    def text(self, value: str) -> None:
-        self.state.update(value.encode())
-        self.state.update(b"\0")
-
-    def tensor(self, name: str, value: Tensor) -> None:
-        self.text(f"{name} {value.dtype} {tuple(value.shape)}")
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        self.state.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-
-
 def weights_digest(network: nn.Module) -> str:
     """Digest of all that decides what a network answers, as far as Python can see it.
 
     Parameters and buffers (also those outside the state dict), the module tree with its plain
-    settings, and the source of every module class that is neither torch's nor timm's (whose
-    versions are part of each shard's key).
+    attributes and forward hooks, and the compiled code of every module class that is neither
+    torch's nor timm's (whose versions are part of each shard's key), with the user's own functions
+    and constants that this code names. Raises ModelError for layers that have no weights yet.
     """
-    hasher = _Hasher()
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise ModelError(
+            "The model's weights lie on torch's meta device, and so have no values.",
+            "Load its weights before the audit.",
+        )
+    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
+        raise ModelError(
+            "The model has lazy layers that were never called, and so no weights yet.",
+            "Load its weights, or call it once on a batch of the right shape.",
+        )
+    fingerprint = Fingerprint()
     for name, module in network.named_modules():
-        kind = type(module)
-        hasher.text(f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}")
+        fingerprint.text(f"{name} {module.extra_repr()}")
+        fingerprint.value(type(module), "class")
         for key, value in sorted(vars(module).items()):
-            if key != "training" and isinstance(value, bool | int | float | str | tuple | type(None)):
-                hasher.text(f"{key}={value!r}")
-    for kind in sorted({type(module) for module in network.modules()}, key=lambda k: k.__qualname__):
-        if kind.__module__.split(".")[0] not in {"torch", "timm", "torchvision"}:
-            try:
-                hasher.text(inspect.getsource(kind))
-            except (OSError, TypeError):
-                hasher.text("no source")
+            if key not in _NO_SETTINGS:
+                fingerprint.value(value, key)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            fingerprint.value(list(hooks.values()), "hooks")
+        if isinstance(module, torch.jit.ScriptModule):
+            fingerprint.text(str(module.code))
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        hasher.tensor(name, tensor)
-    return str(hasher.state.hexdigest())
+        fingerprint.value(tensor, name)
+    return fingerprint.digest()
+
+
+# What every module has; the weights and children among them are walked by name. And the records
+# that timm keeps of a model's origin: the preprocessing taken from them has its own key.
+_NO_SETTINGS = {*vars(nn.Module()), "pretrained_cfg", "default_cfg", "_model_args"}
 
 
 def count_parameters(network: nn.Module) -> int:

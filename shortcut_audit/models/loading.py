@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pickle
+import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,8 @@ from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import nn
 
-from shortcut_audit.errors import ModelError
-from shortcut_audit.models.classifier import first_layer_channels
+from shortcut_audit.errors import ModelError, SettingsError
+from shortcut_audit.models.classifier import first_layer_channels, seeded
 from shortcut_audit.results.provenance import Preprocessing
 
 __all__ = ["LoadedModel", "ModelRequest", "load_model", "preprocessing_of"]
@@ -70,11 +75,12 @@ def load_model(request: ModelRequest) -> LoadedModel:
     Raises ModelError, in one sentence, for everything that can go wrong.
     """
     spec = request.spec
-    if spec.startswith(_HUB_PREFIXES):
-        return _from_timm(spec, request, pretrained=request.pretrained)
-    if spec.startswith("timm:"):
+    is_timm = spec.startswith(("timm:", *_HUB_PREFIXES))
+    is_weights = not is_timm and Path(spec).suffix in _WEIGHTS
+    _refuse_idle_options(request, is_weights, is_factory=not is_timm and not is_weights and ":" in spec)
+    if is_timm:
         return _from_timm(spec.removeprefix("timm:"), request, pretrained=request.pretrained)
-    if Path(spec).suffix in _WEIGHTS:
+    if is_weights:
         return _from_weights_file(Path(spec), request)
     if ":" in spec:
         loaded = _from_factory(spec, request)
@@ -90,8 +96,25 @@ def load_model(request: ModelRequest) -> LoadedModel:
     )
 
 
+def _refuse_idle_options(request: ModelRequest, is_weights: bool, *, is_factory: bool) -> None:
+    """Raise ModelError for weights or an architecture that would be passed over in silence."""
+    if request.checkpoint is not None and not is_factory:
+        raise ModelError(
+            f"--checkpoint goes with a package.module:factory, and {request.spec!r} is none.",
+            f"Give the weights as the model: --model {request.checkpoint} --arch NAME.",
+        )
+    if request.arch is not None and not is_weights:
+        raise ModelError(
+            f"--arch goes with a weights file, and {request.spec!r} is none.",
+            f"Leave --arch out; weights files end in {', '.join(sorted(_WEIGHTS))}.",
+        )
+
+
 def _similar(name: str) -> str:
-    found = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+    stem = name.split(".")[0]
+    if not stem:
+        return ""
+    found = timm.list_models(f"*{stem}*")[:3] or get_close_matches(stem, timm.list_models(), 3)
     return f" timm has {', '.join(found)}." if found else ""
 
 
@@ -109,13 +132,17 @@ def _from_timm(name: str, request: ModelRequest, *, pretrained: bool) -> LoadedM
     # Published weights come with the head they were trained with; a new head would be noise.
     options = {} if pretrained or request.n_classes is None else {"num_classes": request.n_classes}
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(request.seed)
+        with seeded(request.seed):
             network = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # the hub, the disk and timm each raise their own kinds
+        if _wanted_globals(error) is not None:
+            raise _refused_pickle(name, error) from error
         raise ModelError(
             f"Model {name!r} could not be loaded: {_one_line(error)}",
-            "Without a network, give a weights file with --arch NAME, or a local-dir: folder;"
+            "Save it again with timm.models.save_for_hf(model, DIR), or give its weights file with"
+            " --arch NAME."
+            if name.startswith("local-dir:")
+            else "Without a network, give a weights file with --arch NAME, or a local-dir: folder;"
             " --no-pretrained takes random weights.",
         ) from error
     config = dict(getattr(network, "pretrained_cfg", None) or {})
@@ -124,13 +151,13 @@ def _from_timm(name: str, request: ModelRequest, *, pretrained: bool) -> LoadedM
 
 
 def _from_weights_file(path: Path, request: ModelRequest) -> LoadedModel:
+    if not path.is_file():
+        raise ModelError(f"Weights file {path} does not exist.", "Check the path.")
     if request.arch is None:
         raise ModelError(
             f"{path} holds weights, not an architecture.",
             "Say which with --arch, a timm name or package.module:factory.",
         )
-    if not path.is_file():
-        raise ModelError(f"Weights file {path} does not exist.", "Check the path.")
     built = load_model(
         ModelRequest(spec=request.arch, pretrained=False, n_classes=request.n_classes, seed=request.seed)
     )
@@ -140,54 +167,75 @@ def _from_weights_file(path: Path, request: ModelRequest) -> LoadedModel:
 
 def _from_factory(spec: str, request: ModelRequest) -> LoadedModel:
     where, _, name = spec.rpartition(":")
+    if not where or not name:
+        raise ModelError(
+            f"{spec!r} does not name both a module and a function.", "Give package.module:factory."
+        )
     factory = getattr(_import(where), name, None)
     if not callable(factory):
         raise ModelError(f"{where} has no function {name!r}.", "Name a function that returns the model.")
-    accepted = inspect.signature(factory).parameters
     options: dict[str, Any] = {}
-    if request.n_classes is not None and "num_classes" in accepted:
+    if request.n_classes is not None and "num_classes" in _parameters(factory):
         options["num_classes"] = request.n_classes
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(request.seed)
+        with seeded(request.seed):
             network = factory(**options)
-    except Exception as error:  # anything may go wrong in a user's own code
+    except (Exception, SystemExit) as error:  # anything may go wrong in a user's own code
         raise ModelError(
             f"{spec} failed: {type(error).__name__}: {_one_line(error)}",
             "The factory must work without arguments (or with num_classes).",
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
-            f"{spec} returns a {type(network).__name__}, not a torch.nn.Module.",
+            f"{spec} returns a value of type {type(network).__name__}, not a torch.nn.Module.",
             "Return the model itself.",
         )
     config = getattr(network, "pretrained_cfg", None)
     return LoadedModel(network, spec, name, dict(config) if config else None)
 
 
+def _parameters(factory: Callable[..., Any]) -> Collection[str]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # built-ins may have none to show
+        return ()
+
+
 def _import(where: str) -> Any:
     try:
         if where.endswith(".py"):
-            path = Path(where).resolve()
-            found = importlib.util.spec_from_file_location(path.stem, path)
-            if found is None or found.loader is None or not path.is_file():
-                raise ModelError(f"{where} does not exist.", "Check the path of the factory.")
-            module = importlib.util.module_from_spec(found)
-            # Registered, so that dataclasses and pickles inside it find their own module.
-            sys.modules.setdefault(path.stem, module)
-            found.loader.exec_module(module)
-            return module
+            return _import_file(Path(where).resolve(), where)
         if str(Path.cwd()) not in sys.path:
             # A console script does not see the folder it is called from; `python -m` does.
             sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(where)
     except ModelError:
         raise
-    except Exception as error:  # anything may go wrong in a user's own code
+    except (Exception, SystemExit) as error:  # anything may go wrong in a user's own code
         raise ModelError(
             f"{where} cannot be imported: {type(error).__name__}: {_one_line(error)}",
             "Name a module on the Python path, or path/to/file.py:factory.",
         ) from error
+
+
+def _import_file(path: Path, where: str) -> Any:
+    # A name of its own: two files may share a stem, with each other or with an installed module.
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None or not path.is_file():
+        raise ModelError(f"{where} does not exist.", "Check the path of the factory.")
+    if str(path.parent) not in sys.path:
+        # As for a script, the files beside it can be imported; behind all else, to hide nothing.
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(found)
+    # Registered, so that dataclasses inside it find their own module.
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -216,7 +264,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
     if faults:
         raise ModelError(
             f"{path} does not fit the architecture: {'; '.join(faults)}.",
-            "Check --arch, and that the data has as many classes as the model was trained for.",
+            "Check --arch, and that the data has as many classes as the model was trained for; where it"
+            " has fewer, name the model's outputs with --output-names FILE.",
         )
 
 
@@ -231,20 +280,21 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"Weights file {path} does not exist.", "Check the path.")
     try:
-        weights = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
-    except (SafetensorError, EOFError, OSError, KeyError, ValueError, TypeError) as error:
+        with warnings.catch_warnings():
+            # torch warns of pickles that it goes on to refuse.
+            warnings.simplefilter("ignore", UserWarning)
+            weights = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
+    except AttributeError:  # timm takes whatever is in the file for a dictionary
+        weights = None
+    except Exception as error:  # safetensors, zipfile, pickle and torch each raise their own kinds
+        if _wanted_globals(error) is not None:
+            raise _refused_pickle(str(path), error) from error
+        told = isinstance(error, SafetensorError | RuntimeError | OSError) and not _is_refusal(error)
+        plain = told and not str(error).startswith("[enforce fail")
+        reason = _one_line(error) if plain else "torch cannot read it."
         raise ModelError(
-            f"{path} is damaged or not a weights file: {_one_line(error)}", "Copy it again."
-        ) from error
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        text = f"{error} {error.__cause__ or ''}"
-        if "weights_only" in text.lower() or "weights only" in text.lower():
-            raise ModelError(
-                f"{path} is a pickle that holds more than tensors and would run code; it was not loaded.",
-                "Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE).",
-            ) from error
-        raise ModelError(
-            f"{path} is damaged or not a weights file: {_one_line(error)}", "Copy it again."
+            f"{path} is damaged or not a weights file: {reason}",
+            "Copy it again, or save it with safetensors.torch.save_file(model.state_dict(), FILE).",
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
         raise ModelError(
@@ -254,10 +304,38 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def _is_refusal(error: BaseException) -> bool:
+    """Whether torch refused a pickle, which it does for code and for nonsense alike."""
+    return "weights_only" in str(error) or isinstance(error, pickle.UnpicklingError)
+
+
+def _wanted_globals(error: BaseException) -> str | None:
+    """The functions or classes that a refused pickle asks for; None for any other error."""
+    text = f"{error} {error.__cause__ or ''}"
+    if not _is_refusal(error):
+        return None
+    if "TorchScript" in text:
+        return "a TorchScript program"
+    found = re.search(r"Unsupported globals: (.+?)\. |GLOBAL ([\w.]+)", text)
+    return (found[1] or found[2]) if found else None
+
+
+def _refused_pickle(what: str, error: BaseException) -> ModelError:
+    return ModelError(
+        f"{what} holds more than tensors ({_wanted_globals(error)}) and could run code when read, so it"
+        " was not loaded.",
+        "Save the weights alone: safetensors.torch.save_file(model.state_dict(), FILE).",
+    )
+
+
 def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return text[:300] if text.endswith(".") else text[:300] + "."
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1]}"
+    sentence = re.split(r"(?<=\.)\s", text)[0]
+    short = sentence if len(sentence) <= 300 else f"{sentence[:300]} ..."
+    return short if short.endswith(".") else f"{short}."
 
 
 def preprocessing_of(
@@ -280,11 +358,10 @@ def preprocessing_of(
     stated: dict[str, Any] = dict(loaded.config or {})
     resolved = resolve_model_data_config(nn.Identity(), pretrained_cfg=stated) if stated else {}
     wanted = size or (tuple(resolved["input_size"][1:]) if stated.get("input_size") else None)
-    channels = (
-        (resolved["input_size"][0] if stated.get("input_size") else None)
-        or first_layer_channels(loaded.network)
-        or (image_shape[0] if image_shape else 3)
-    )
+    recorded = resolved["input_size"][0] if stated.get("input_size") else None
+    channels = _channels(loaded.network, recorded, image_shape)
+    if wanted is not None and min(wanted) < 1:
+        raise SettingsError(f"A size of {wanted[0]} x {wanted[1]} pixels is none.", "Give --size 224.")
     if wanted is None and image_shape is None:
         raise ModelError(
             "The images differ in size, and the model does not say which size it takes.",
@@ -294,7 +371,7 @@ def preprocessing_of(
     as_they_are = image_shape is not None and image_shape[1:] == (height, width)
     crop = {} if as_they_are else _geometry(resolved, own_size=size is not None)
     return Preprocessing(
-        channels=int(channels),
+        channels=channels,
         height=int(height),
         width=int(width),
         geometry="as they are" if as_they_are else "resize and crop",
@@ -303,6 +380,15 @@ def preprocessing_of(
         source=_source(stated, own=mean is not None or std is not None or size is not None),
         **crop,
     )
+
+
+def _channels(network: nn.Module, recorded: int | None, image_shape: tuple[int, int, int] | None) -> int:
+    """Image channels: of the first convolution where it takes grey or colour images (timm's record
+    stays at 3 for a model made with in_chans=1), else of the record, else of the images."""
+    first = first_layer_channels(network)
+    if first in {1, 3}:
+        return int(first)
+    return int(recorded or (image_shape[0] if image_shape else 3))
 
 
 def _geometry(resolved: Mapping[str, Any], *, own_size: bool) -> dict[str, Any]:
@@ -321,14 +407,17 @@ def _record(
 
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    if len(values) == 1:
-        return tuple(float(value) for value in values * channels)
-    if len(values) != channels:
+    if len(values) not in {1, channels}:
+        takes = "grey images" if channels == 1 else f"images of {channels} channels"
         raise ModelError(
-            f"{name} has {len(values)} values, and the model takes {channels} channels.",
-            f"Give --{name} with 1 or {channels} values, separated by commas.",
+            f"{name} has {len(values)} values, and the model takes {takes}.",
+            f"Give --{name} with 1 value{'' if channels == 1 else f' or {channels}, with commas'}.",
         )
-    return tuple(float(value) for value in values)
+    numbers = tuple(float(value) for value in values)
+    if not all(math.isfinite(value) and (name != "std" or value > 0) for value in numbers):
+        kind = "positive" if name == "std" else "finite"
+        raise SettingsError(f"{name} {numbers} has a value that is not {kind}.", f"Check --{name}.")
+    return numbers * channels if len(numbers) == 1 else numbers
 
 
 def _source(stated: Mapping[str, Any], *, own: bool) -> str:

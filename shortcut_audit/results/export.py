@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from typing import IO
@@ -15,10 +14,8 @@ __all__ = ["EXPORTERS"]
 
 
 def _csv(result: AuditResult, table: str, stream: IO[bytes]) -> None:
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
     for number, frame in enumerate(table_frames(result, table)):
-        frame.to_csv(text, index=False, header=number == 0, lineterminator="\n")
-    text.detach()
+        stream.write(frame.to_csv(index=False, header=number == 0, lineterminator="\n").encode())
 
 
 def _json(result: AuditResult, table: str, stream: IO[bytes]) -> None:

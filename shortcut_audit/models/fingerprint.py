@@ -1,0 +1,158 @@
+"""A hash over Python values and the code behind them, the same in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from argparse import Namespace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, is_dataclass
+from enum import Enum
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Fingerprint"]
+
+# Packages whose versions are part of every shard's key: their names say enough.
+_VERSIONED = {"torch", "timm", "torchvision", "builtins"}
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_SCALARS = (
+    *(str, bytes, int, float, complex, type(None), range, slice, np.generic),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
+
+
+@dataclass
+class Fingerprint:
+    """Takes values one after the other; objects of unknown kinds count by their type alone.
+
+    Functions and classes count by their compiled code (comments and line numbers do not), and the
+    user's own also by the functions, classes and constants that this code names.
+    """
+
+    state: Any = field(default_factory=hashlib.sha256)
+    known: dict[int, tuple[int, Any]] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Of all that was taken so far, in hexadecimal."""
+        return str(self.state.hexdigest())
+
+    def text(self, value: str) -> None:
+        """Take a text."""
+        self.state.update(value.encode("utf-8", "surrogatepass"))
+        self.state.update(b"\0")
+
+    def value(self, value: Any, name: str = "") -> None:
+        """Take any value under a name."""
+        self.text(f"{name} {_name_of(type(value))}")
+        if isinstance(value, Enum):
+            self.text(value.name)
+        elif isinstance(value, _SCALARS):
+            self.text(repr(value))
+        elif isinstance(value, Tensor):
+            self._tensor(value)
+        elif isinstance(value, np.ndarray):
+            self.text(f"{value.dtype} {value.shape}")
+            self.state.update(b"" if value.dtype.hasobject else value.tobytes())
+        elif isinstance(value, list | tuple):
+            self.text(str(len(value)))
+            for item in value:
+                self.value(item)
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=repr):
+                self.value(value[key], repr(key))
+        elif isinstance(value, Set):
+            self.text(repr(sorted(map(repr, value))))
+        elif not isinstance(value, nn.Module):
+            self._reference(value)
+
+    def _tensor(self, value: Tensor) -> None:
+        self.text(f"{value.dtype} {tuple(value.shape)}")
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        self.state.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+
+    def _reference(self, value: Any) -> None:
+        """Take a function, class or record, which may lead back to itself."""
+        if id(value) in self.known:
+            self.text(f"number {self.known[id(value)][0]}")
+            return
+        # The value itself is kept, so that its id stays its own.
+        self.known[id(value)] = (len(self.known), value)
+        if isinstance(value, FunctionType):
+            self._function(value)
+        elif isinstance(value, type):
+            self._class(value)
+        elif isinstance(value, MethodType | staticmethod | classmethod):
+            self.value(value.__func__)
+        elif isinstance(value, property):
+            self.value(value.fget)
+        elif isinstance(value, partial):
+            self.value([value.func, value.args, value.keywords])
+        elif is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace):
+            self.value(dict(getattr(value, "__dict__", {})))
+        else:
+            self.text(str(getattr(value, "__qualname__", getattr(value, "__name__", ""))))
+
+    def _class(self, kind: type) -> None:
+        for base in kind.__mro__:
+            self.text(_name_of(base))
+            if _package(base) in _VERSIONED:
+                continue
+            for name, value in sorted(vars(base).items()):
+                if not name.startswith("__") or isinstance(value, FunctionType):
+                    self.value(value, name)
+
+    def _function(self, function: FunctionType) -> None:
+        self.text(_name_of(function))
+        if _package(function) in _VERSIONED:
+            return
+        code = function.__code__
+        self._code(code)
+        self.value([function.__defaults__, function.__kwdefaults__])
+        for cell in function.__closure__ or ():
+            try:
+                self.value(cell.cell_contents)
+            except ValueError:  # not filled yet
+                continue
+        if code.co_filename.startswith(_INSTALLED):
+            return
+        names = _names_in(code)
+        for name in sorted(names & set(function.__globals__)):
+            value = function.__globals__[name]
+            self.value(value, name)
+            if isinstance(value, ModuleType) and not _is_installed(value):
+                for inner in sorted(names & set(vars(value))):
+                    self.value(vars(value)[inner], inner)
+
+    def _code(self, code: CodeType) -> None:
+        self.text(f"{code.co_code.hex()} {code.co_names}")
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                self._code(constant)
+            else:
+                self.value(constant)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Names of globals and attributes that code mentions, in nested functions too."""
+    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _package(value: type | FunctionType) -> str:
+    return str(value.__module__ or "").split(".")[0]
+
+
+def _is_installed(module: ModuleType) -> bool:
+    return str(getattr(module, "__file__", None) or _INSTALLED[0]).startswith(_INSTALLED)
+
+
+def _name_of(value: type | FunctionType) -> str:
+    # A user's own module is named after the file it lies in, which says nothing about its content.
+    module = value.__module__ if _package(value) in _VERSIONED else ""
+    return f"{module}.{value.__qualname__}"
