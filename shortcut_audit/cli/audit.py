@@ -116,11 +116,14 @@ def audit(
 
     check_folder(out)
     with _console().status("Opening the images and the model ..."):
+        from shortcut_audit.data.pixels import choose_images
         from shortcut_audit.data.sources import open_source
         from shortcut_audit.models.loading import ModelRequest, load_model
         from shortcut_audit.run.audit import AuditRequest
 
         source = open_source(data)
+        # Before a model is built for these classes: what is wrong with the images should be said first.
+        choose_images(source, settings)
         loaded = load_model(
             ModelRequest(
                 spec=model,
@@ -243,7 +246,9 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
             f"For example: --{name} 0.485,0.456,0.406",
         ) from None
     if name == "std" and not all(value > 0 for value in values):
-        raise SettingsError(f"--std {text!r} has a value that is not positive.", "Check it.")
+        raise SettingsError(
+            f"--std {text!r} has a value that is not positive.", "For example: --std 0.229,0.224,0.225"
+        )
     return values
 
 
@@ -262,5 +267,8 @@ def _lines(path: Path | None) -> list[str] | None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}.", "Give a text file.") from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError(
+            f"--output-names {path} cannot be read: {reason}.", "Give a text file, one name a line."
+        ) from error
     return [line.strip() for line in lines if line.strip()]

@@ -15,7 +15,15 @@ from shortcut_audit.errors import LogitsError, ModelError, SettingsError
 from shortcut_audit.models.fingerprint import Fingerprint
 from shortcut_audit.results.provenance import Preprocessing
 
-__all__ = ["Classifier", "borrowed", "device_name", "pick_device", "seeded", "weights_digest"]
+__all__ = [
+    "Classifier",
+    "borrowed",
+    "device_name",
+    "is_out_of_memory",
+    "pick_device",
+    "seeded",
+    "weights_digest",
+]
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -46,6 +54,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A network on a device, with the normalisation that stands before it.
@@ -72,11 +90,22 @@ class Classifier:
     def answer(self, normalized: Tensor) -> Tensor:
         """Logits (B, K) of images that are normalised already."""
         inputs = normalized.contiguous(memory_format=torch.channels_last)
-        if self.autocast is None:
-            logits = self.network(inputs)
-        else:
-            with torch.autocast(self.device.type, self.autocast):
+        try:
+            if self.autocast is None:
                 logits = self.network(inputs)
+            else:
+                with torch.autocast(self.device.type, self.autocast):
+                    logits = self.network(inputs)
+        except Exception as error:  # a user's model may raise anything
+            if is_out_of_memory(error):
+                raise
+            n_images, channels, height, width = inputs.shape
+            reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+            raise ModelError(
+                f"The model cannot take {n_images} images of {channels} channels and"
+                f" {height} x {width} pixels on {self.device}: {reason}.",
+                "Check that model and data belong together, and --size, --device and --batch-size.",
+            ) from error
         return _checked(logits, len(inputs))
 
 

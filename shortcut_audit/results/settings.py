@@ -47,7 +47,9 @@ class AuditSettings(BaseModel):
         tuple[str, ...] | None,
         Field(description="Classes to search; all of them by default. Others still serve as foreign."),
     ] = None
-    seed: Annotated[int, Field(ge=0, description="Seed of the choice of images and splits.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**63, description="Seed of the choice of images and splits.")
+    ] = 0
     device: Annotated[
         str, Field(description="auto (a CUDA GPU where there is one, else the CPU), cpu, cuda, ...")
     ] = "auto"
@@ -66,6 +68,12 @@ class AuditSettings(BaseModel):
     ] = False
 
 
+def _named(where: tuple[int | str, ...]) -> str:
+    """A setting as both the library and the command line call it."""
+    name = str(where[0]) if where else "settings"
+    return f"{name} (--{name.replace('_', '-')})" if name in AuditSettings.model_fields else name
+
+
 def settings_from(values: dict[str, Any]) -> AuditSettings:
     """Validate `values` into settings.
 
@@ -75,7 +83,7 @@ def settings_from(values: dict[str, Any]) -> AuditSettings:
         return AuditSettings(**values)
     except ValidationError as error:
         faults = [
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']} (given: {fault['input']!r})"
+            f"{_named(fault['loc'])} was given as {fault['input']!r}: {fault['msg'].lower()}"
             for fault in error.errors()
         ]
         raise SettingsError(

@@ -183,20 +183,20 @@ def result_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def claim_folder(folder: Path) -> bool:
-    """Make `folder` ours; returns whether it was newly made.
+def claim_folder(folder: Path) -> Path | None:
+    """Make `folder` ours; returns the outermost folder that had to be made, None if all were there.
 
     Raises RunFolderError for a file, or a folder with somebody else's content.
     """
     check_folder(folder)
-    new = not folder.exists()
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunFolderError(
             f"{folder} cannot be made: {error.strerror or error}.", "Choose another --out folder."
         ) from error
-    return new
+    return missing[-1] if missing else None
 
 
 def check_folder(folder: Path) -> None:

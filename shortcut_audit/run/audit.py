@@ -16,7 +16,7 @@ import torch
 
 from shortcut_audit.data.pixels import AuditImages, choose_images, collect_images, common_shape
 from shortcut_audit.data.sources import ImageSource
-from shortcut_audit.errors import AuditError, AuditInterruptedError, LogitsError, ModelError
+from shortcut_audit.errors import AuditInterruptedError, DataError, LogitsError, ModelError
 from shortcut_audit.measures import MEASURES
 from shortcut_audit.measures.interface import Arrays, Outline, Subject
 from shortcut_audit.models.classifier import (
@@ -195,10 +195,16 @@ def prepared_audit(
     settings, source, loaded = request.settings, request.source, request.model
     device = pick_device(settings.device)
     _, order = choose_images(source, settings)
-    chosen = [int(i) for indices in order for i in indices[: settings.images_per_class]]
+    # Any image of a class may have to stand in for an unreadable one.
+    n_looked_at = None if settings.skip_unreadable else settings.images_per_class
+    chosen = [int(i) for indices in order for i in indices[:n_looked_at]]
     preprocessing = preprocessing_of(
         loaded, common_shape(source, chosen), mean=request.mean, std=request.std, size=request.size
     )
+    if preprocessing.height * preprocessing.width < 2:
+        raise DataError(
+            "Images of a single pixel have no frequencies.", "Give larger images, or a larger --size."
+        )
     digest = weights_digest(loaded.network)
     with (
         held_buffers(device.type),
@@ -242,17 +248,7 @@ def _existing_parent(run: Path | None) -> Path | None:
 def _count_outputs(classifier: Classifier, preprocessing: Preprocessing) -> int:
     shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
     grey = torch.full((2, *shape), 0.5, device=classifier.device, dtype=classifier.dtype)
-    try:
-        return classifier(grey).shape[1]
-    except AuditError:
-        raise
-    except Exception as error:  # a user's model may raise anything
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise ModelError(
-            f"The model cannot take images of {shape[0]} channels and {shape[1]} x {shape[2]}"
-            f" pixels: {reason}.",
-            "Give --size, or check that model and data belong together.",
-        ) from error
+    return classifier(grey).shape[1]
 
 
 def _outputs(request: AuditRequest, n_outputs: int) -> list[int]:
@@ -261,10 +257,13 @@ def _outputs(request: AuditRequest, n_outputs: int) -> list[int]:
     if names is None:
         require_outputs(n_outputs, len(classes), request.source.spec)
         return list(range(len(classes)))
-    if len(names) != n_outputs:
+    if len(names) != n_outputs or len(set(names)) != len(names):
+        twice = next((name for name in names if list(names).count(name) > 1), None)
         raise ModelError(
-            f"{len(names)} output names are given, and the model has {n_outputs} outputs.",
-            "Name every output, one a line, in the model's order.",
+            f"Output {twice!r} is named twice."
+            if twice is not None
+            else f"The model has {n_outputs} outputs, and the list of output names has {len(names)}.",
+            "Name every output once, one a line, in the model's order.",
         )
     unknown = [name for name in classes if name not in names]
     if unknown:
@@ -320,13 +319,13 @@ class _RunState:
     shards_total: int = 0
     passes_done: int = 0
     passes_total: int = 0
-    is_new: bool = False
+    made: Path | None = None
     written_at: float = field(default=float("-inf"))
 
     def open(self, shards_total: int, passes_total: int) -> None:
         """Make the folder ours, now that the input is known to be good."""
         self.shards_total, self.passes_total = shards_total, passes_total
-        self.is_new = claim_folder(self.folder)
+        self.made = claim_folder(self.folder)
         self.write("running")
 
     def task_done(self) -> None:
@@ -373,8 +372,8 @@ class _Watched:
                 f" kept in {state.folder}.",
                 "Run the same command again to go on from here.",
             ) from error
-        if state.is_new and state.shards_done == 0:
-            remove_folder(state.folder)
+        if state.made is not None and state.shards_done == 0:
+            remove_folder(state.made)
         else:
             state.write("failed", reason=str(error))
 

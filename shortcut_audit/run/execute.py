@@ -11,12 +11,12 @@ import torch
 from shortcut_audit.errors import AuditError
 from shortcut_audit.measures import MEASURES
 from shortcut_audit.measures.interface import Advance, Arrays, Block, Shard, Subject, Totals
+from shortcut_audit.models.classifier import is_out_of_memory
 from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.provenance import ModelProvenance
 from shortcut_audit.run.engines import Engine
 from shortcut_audit.run.ledger import Ledger
 from shortcut_audit.run.plan import Task, tasks_of
-from shortcut_audit.run.tuning import is_out_of_memory
 
 __all__ = ["Execution", "ShardWorker", "execute"]
 

@@ -100,7 +100,7 @@ def test_network_is_left_as_found_after_a_failure(dtype: str) -> None:
     network = restless()
     network.fail = True
     before = state_of(network)
-    with pytest.raises(ValueError, match="in the middle"), lend(network, dtype) as classifier:
+    with pytest.raises(ModelError, match="in the middle"), lend(network, dtype) as classifier:
         classifier(torch.rand(5, 3, 6, 7, dtype=classifier.dtype))
     assert state_of(network) == before
 

@@ -119,8 +119,9 @@ def test_foreign_folders_and_files_are_not_ours_to_write_to(tmp_path: Path) -> N
     with pytest.raises(RunFolderError, match="a file"):
         claim_folder(tmp_path / "notes.txt")
     (tmp_path / "empty").mkdir()
-    assert claim_folder(tmp_path / "empty") is False
-    assert claim_folder(tmp_path / "new" / "deep") is True
+    assert claim_folder(tmp_path / "empty") is None
+    assert claim_folder(tmp_path / "new" / "deep") == tmp_path / "new"
+    assert (tmp_path / "new" / "deep").is_dir()
 
 
 def test_a_state_file_of_another_tool_is_not_ours(tmp_path: Path) -> None:
