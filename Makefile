@@ -22,8 +22,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/exact_search.py
-	$(BIN)/python benchmarks/footprint.py
+	$(BIN)/python benchmarks/exact_search.py --output reports/benchmarks/exact_search.md
+	$(BIN)/python benchmarks/footprint.py --output reports/benchmarks/footprint.md
 
 clean:
 	rm -rf $(VENV) shortcut-audit-demo dist build

@@ -12,8 +12,6 @@ one run; the figure is the median of the ratios.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from machine import machine
 from torch import nn
 
 from shortcut_audit.data.datasets import source_from
@@ -130,22 +129,6 @@ def measure(case: Case, rounds: int, seconds: float) -> str:
         f" {exact_speed:,.0f} (batch {exact_batch}) | {statistics.median(ratios):.3f} |"
         f" {min(ratios):.3f}–{max(ratios):.3f} |"
     )
-
-
-def machine() -> str:
-    """The machine, in words."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.split(":")[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = torch.get_num_threads()
-    return f"{model}, {os.cpu_count()} cores{gpu}; torch {torch.__version__}, {threads} threads"
 
 
 def main() -> None:
