@@ -29,9 +29,9 @@ from shortcut_audit.measures.interface import Subject
 from shortcut_audit.measures.searches.exact import n_exact_passes
 from shortcut_audit.models.loading import LoadedModel, ModelRequest, load_model
 from shortcut_audit.results.settings import settings_from
-from shortcut_audit.run.audit import AuditRequest, prepared_audit
 from shortcut_audit.run.execute import ShardWorker
 from shortcut_audit.run.plan import tasks_of
+from shortcut_audit.run.prepare import AuditRequest, prepared_audit
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ORBITS_PER_SHARD = 1024

@@ -14,6 +14,7 @@ __all__ = [
     "ResultError",
     "RunFolderError",
     "SettingsError",
+    "printable",
 ]
 
 
@@ -83,3 +84,8 @@ class AuditInterruptedError(AuditError):
 
     slug = "interrupted"
     exit_code = 130
+
+
+def printable(text: str) -> str:
+    """`text` as valid Unicode: bytes of a file name that are no UTF-8 become escapes like `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -22,7 +22,7 @@ from shortcut_audit.measures.dominant_frequencies import DominantFrequencies
 from shortcut_audit.measures.interface import Shard
 from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.results.settings import settings_from
-from shortcut_audit.run.audit import AuditRequest, prepared_audit
+from shortcut_audit.run.prepare import AuditRequest, prepared_audit
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "resnet_cifar.py"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

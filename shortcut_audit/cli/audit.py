@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
-from shortcut_audit.errors import SettingsError
+from shortcut_audit.errors import SettingsError, printable
 from shortcut_audit.results.settings import AuditSettings, settings_from
 
 if TYPE_CHECKING:
     from shortcut_audit.results.audit_result import AuditResult
-    from shortcut_audit.run.audit import AuditRequest, Estimate
+    from shortcut_audit.run.audit import Estimate
+    from shortcut_audit.run.prepare import AuditRequest
 
 __all__ = ["audit", "run_and_show"]
 
@@ -100,7 +102,7 @@ def audit(
             "dc": dc,
             "domain": domain,
             "clip": clip,
-            "classes": tuple(name.strip() for name in classes.split(",")) if classes else None,
+            "classes": _names(classes),
             "seed": seed,
             "device": device,
             "dtype": dtype,
@@ -115,11 +117,12 @@ def audit(
     from shortcut_audit.results.store import check_folder
 
     check_folder(out)
+    _refuse_nesting(data, out)
     with _console().status("Opening the images and the model ..."):
         from shortcut_audit.data.pixels import choose_images
         from shortcut_audit.data.sources import open_source
         from shortcut_audit.models.loading import ModelRequest, load_model
-        from shortcut_audit.run.audit import AuditRequest
+        from shortcut_audit.run.prepare import AuditRequest
 
         source = open_source(data)
         # Before a model is built for these classes: what is wrong with the images should be said first.
@@ -138,7 +141,7 @@ def audit(
         model=loaded,
         source=source,
         settings=settings,
-        command=shlex.join(["shortcut-audit", *sys.argv[1:]]),
+        command=printable(shlex.join(["shortcut-audit", *sys.argv[1:]])),
         size=pixels,
         output_names=names,
         **moments,
@@ -213,6 +216,16 @@ def _print_estimate(estimate: Estimate) -> None:
     _say(f"Memory: about {estimate.peak_memory_bytes / 2**30:.1f} GiB.")
 
 
+def _refuse_nesting(data: str, out: Path) -> None:
+    """Raise SettingsError for a run folder among the images, where it would count as a class."""
+    folder = Path(data.partition("::")[0])
+    if folder.is_dir() and out.absolute().is_relative_to(folder.absolute()):
+        raise SettingsError(
+            f"--out {out} lies inside --data {folder}, and would be taken for a class of images.",
+            "Choose an --out folder elsewhere.",
+        )
+
+
 def _say(text: str) -> None:
     """Print plain text as it is: names of the user's are no markup."""
     typer.echo(text)
@@ -222,6 +235,15 @@ def _console(stderr: bool = False) -> Any:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise SettingsError(f"--classes {text!r} has an empty name.", "For example: --classes cat,dog")
+    return names
 
 
 def _batch_size(text: str) -> int | None:
@@ -256,7 +278,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if not all(part.isdigit() and int(part) > 0 for part in parts) or len(parts) > 2:
+    if len(parts) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", part) for part in parts):
         raise SettingsError(f"--size {text!r} is not a size.", "For example: --size 224 or 192x256.")
     return int(parts[0]), int(parts[-1])
 

@@ -26,7 +26,7 @@ def demo(
     from shortcut_audit.models.loading import ModelRequest, load_model
     from shortcut_audit.results.settings import settings_from
     from shortcut_audit.results.store import check_folder
-    from shortcut_audit.run.audit import AuditRequest
+    from shortcut_audit.run.prepare import AuditRequest
 
     run = out / "run"
     check_folder(run)

@@ -25,18 +25,18 @@ def print_classes(console: Console, result: AuditResult) -> None:
         title_justify="left",
         expand=False,
     )
-    for column in ("class", "accuracy", "TPR", "FPR", "reliability", "n"):
+    for column in ("class", "accuracy", "TPR", "FPR", "reliability", "judged on"):
         table.add_column(column, justify="left" if column == "class" else "right")
     order = by_excess(result)
     for item in order[:MAX_ROWS]:
         reliability = maps[item.class_name].reliability[response].value
         table.add_row(
             Text(item.class_name),
-            percent(accuracy[item.class_name].value),
+            _short(accuracy[item.class_name]),
             _short(item.tpr_kept),
             _short(item.fpr_kept),
             f"{reliability:.2f}" if reliability is not None else "not measured",
-            str(item.n_judge),
+            f"{item.tpr_kept.n} + {item.fpr_kept.n}",
         )
     console.print(table)
     if len(order) > MAX_ROWS:

@@ -116,7 +116,8 @@ class Shortcuts:
         return {
             "example": pixels.cpu().numpy(),
             "example_logits": logits_in_batches(subject, forms, lambda n: None).cpu().numpy(),
-            "example_row": np.array([shard.rows[0] + index]),
+            # Counted from the start of the class's own split, as shard keys are.
+            "example_row": np.array([index]),
         }
 
     def finish(
@@ -170,7 +171,7 @@ def _example_fields(images: AuditImages, class_index: int, total: Totals | None)
     probabilities = torch.softmax(torch.from_numpy(total["example_logits"]).double(), dim=1)
     output = images.outputs[class_index]
     return {
-        "example": images.names[int(total["example_row"][0])],
+        "example": images.names[images.judge_rows[class_index][0] + int(total["example_row"][0])],
         "example_predictions": {
             form: ExamplePrediction(
                 predicted=_output_name(images, int(row.argmax())),

@@ -25,6 +25,8 @@ __all__ = [
     "weights_digest",
 ]
 
+# What every module has: weights, children and hooks, which are looked after by name.
+_MODULE_FIELDS = frozenset(vars(nn.Module()))
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -79,6 +81,7 @@ class Classifier:
     autocast: torch.dtype | None
     mean: Tensor
     std: Tensor
+    layout: torch.memory_format
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) of `pixels` (B, C, H, W) in [0,1], on the classifier's device.
@@ -89,7 +92,7 @@ class Classifier:
 
     def answer(self, normalized: Tensor) -> Tensor:
         """Logits (B, K) of images that are normalised already."""
-        inputs = normalized.contiguous(memory_format=torch.channels_last)
+        inputs = normalized.contiguous(memory_format=self.layout)
         try:
             if self.autocast is None:
                 logits = self.network(inputs)
@@ -148,13 +151,19 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 @contextmanager
 def borrowed(
-    network: nn.Module, preprocessing: Preprocessing, device: torch.device, dtype: str, seed: int
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    dtype: str,
+    seed: int,
+    layout: torch.memory_format = torch.channels_last,
 ) -> Iterator[Classifier]:
     """A classifier over `network` for the length of a `with` block.
 
-    Inside, the network is in eval mode, on `device`, in channels-last layout and under inference
-    mode; afterwards mode, weights (the very tensors, where they were), gradients and random state
-    are as before, also after an exception. `seed` fixes what a model draws by itself.
+    Inside, the network is in eval mode, on `device`, in `layout` and under inference mode;
+    afterwards mode, weights (the very tensors, where they were), attributes (caches and counters
+    too), gradients and random state are as before, also after an exception. `seed` fixes what a
+    model draws by itself.
     """
     half = _HALF.get(dtype)
     if half is torch.float16 and device.type == "cpu":
@@ -162,20 +171,23 @@ def borrowed(
             "float16 does not run on a CPU.", "Use `--dtype float32` (or bfloat16) there."
         )
     precision = torch.float64 if dtype == "float64" else torch.float32
-    modes = {module: module.training for module in network.modules()}
+    modes = {m: m.training for m in network.modules() if hasattr(m, "training")}
+    attributes = [_Attributes.of(module) for module in network.modules()]
     tensors = [*network.parameters(), *network.buffers()]
     homes = [tensor.data for tensor in tensors]
     # A scripted module shows its buffers through a view of torch's own, and swaps none of them.
     buffers = [(m, dict(m._buffers)) for m in network.modules() if isinstance(m._buffers, dict)]
     with ExitStack() as stack:
         stack.enter_context(seeded(seed, device))
+        for held in attributes:
+            stack.callback(held.restore)
         stack.callback(_give_back, modes, tensors, homes, buffers)
         network.eval()
         for parameter in network.parameters():
-            parameter.data = _settled(parameter.data, device, precision)
+            parameter.data = _settled(parameter.data, device, precision, layout)
         for buffer in network.buffers():
             # Cloned: a model may count its calls in a buffer, in place.
-            buffer.data = _settled(buffer.data, device, precision).clone()
+            buffer.data = _settled(buffer.data, device, precision, layout).clone()
         mean = torch.tensor(preprocessing.mean, device=device, dtype=precision)
         std = torch.tensor(preprocessing.std, device=device, dtype=precision)
         stack.enter_context(torch.inference_mode())
@@ -187,14 +199,42 @@ def borrowed(
             autocast=half,
             mean=mean,
             std=std,
+            layout=layout,
         )
 
 
-def _settled(tensor: Tensor, device: torch.device, precision: torch.dtype) -> Tensor:
-    """`tensor` on `device`, floats in `precision`, kernels in channels-last layout."""
+@dataclass(frozen=True)
+class _Attributes:
+    """The plain attributes of a module: models keep caches and counters there, also in eval mode."""
+
+    module: nn.Module
+    held: dict[str, Any]
+    content: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Attributes:
+        plain = {k: v for k, v in vars(module).items() if k not in _MODULE_FIELDS}
+        # Containers change in place; their content is held beside the reference.
+        content = {k: v.copy() for k, v in plain.items() if type(v) in (dict, list, set)}
+        return cls(module, plain, content)
+
+    def restore(self) -> None:
+        now = vars(self.module)
+        for name in [k for k in now if k not in self.held and k not in _MODULE_FIELDS]:
+            del now[name]
+        for name, value in self.held.items():
+            if name in self.content:
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(self.content[name])
+            now[name] = value
+
+
+def _settled(
+    tensor: Tensor, device: torch.device, precision: torch.dtype, layout: torch.memory_format
+) -> Tensor:
+    """`tensor` on `device`, floats in `precision`, kernels in `layout`."""
     moved = tensor.to(device, precision) if tensor.is_floating_point() else tensor.to(device)
-    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-    return moved.contiguous(memory_format=layout)
+    return moved.contiguous(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)
 
 
 def _give_back(
@@ -250,7 +290,7 @@ def weights_digest(network: nn.Module) -> str:
 
 # What every module has; the weights and children among them are walked by name. And the records
 # that timm keeps of a model's origin: the preprocessing taken from them has its own key.
-_NO_SETTINGS = {*vars(nn.Module()), "pretrained_cfg", "default_cfg", "_model_args"}
+_NO_SETTINGS = {*_MODULE_FIELDS, "pretrained_cfg", "default_cfg", "_model_args"}
 
 
 def count_parameters(network: nn.Module) -> int:

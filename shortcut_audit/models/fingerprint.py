@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from argparse import Namespace
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ _SCALARS = (
 
 @dataclass
 class Fingerprint:
-    """Takes values one after the other; objects of unknown kinds count by their type alone.
+    """Takes values one after the other; objects of unknown kinds count by their class and attributes.
 
     Functions and classes count by their compiled code (comments and line numbers do not), and the
     user's own also by the functions, classes and constants that this code names.
@@ -93,10 +92,14 @@ class Fingerprint:
             self.value(value.fget)
         elif isinstance(value, partial):
             self.value([value.func, value.args, value.keywords])
-        elif is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace):
-            self.value(dict(getattr(value, "__dict__", {})))
+        elif isinstance(value, ModuleType) or callable(getattr(value, "__self__", None)):
+            self.text(str(getattr(value, "__name__", "")))
         else:
             self.text(str(getattr(value, "__qualname__", getattr(value, "__name__", ""))))
+            self._reference(type(value))
+            self.value(dict(getattr(value, "__dict__", {})))
+            slots = [n for base in type(value).__mro__ for n in getattr(base, "__slots__", ())]
+            self.value({name: getattr(value, name) for name in slots if hasattr(value, name)})
 
     def _class(self, kind: type) -> None:
         for base in kind.__mro__:

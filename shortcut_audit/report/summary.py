@@ -61,8 +61,9 @@ def class_sentence(result: AuditResult, item: ClassShortcut) -> str:
         f" “{item.class_name}”, {percent(item.tpr_kept.value)} of its own images are still called"
         f" “{item.class_name}”, and so are {percent(item.fpr_kept.value)} of all others."
     )
-    if (item.fpr_kept.value or 0) > (item.tpr_kept.value or 0) / 2 > 0:
-        text += " Much of that is no recognition: nearly empty images fall into this class."
+    own, foreign = item.tpr_kept.value or 0, item.fpr_kept.value or 0
+    if foreign > 0.1 and foreign >= own / 2:
+        text += " With so many other images called the same, this says little about the class itself."
     if reliability is None:
         return f"{text} How repeatable the map is could not be measured."
     return f"{text} The map's reliability is {reliability:.2f}."

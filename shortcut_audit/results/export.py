@@ -23,10 +23,12 @@ def _json(result: AuditResult, table: str, stream: IO[bytes]) -> None:
     first = True
     stream.write(b"[")
     for frame in table_frames(result, table):
-        # Through pandas' own JSON, which turns numpy scalars and missing values into plain ones.
-        for record in json.loads(frame.to_json(orient="records", double_precision=15)):
+        plain = frame.astype(object).where(frame.notna(), None)
+        for record in plain.to_dict("records"):
             stream.write(b"\n" if first else b",\n")
-            stream.write(json.dumps(record, ensure_ascii=False).encode())
+            stream.write(
+                json.dumps(record, ensure_ascii=False, default=lambda value: value.item()).encode()
+            )
             first = False
     stream.write(b"\n]\n")
 

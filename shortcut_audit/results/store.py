@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = [
     "remove_folder",
     "result_schema",
     "save_result",
+    "sweep_asides",
     "write_arrays",
     "write_bytes",
     "write_state",
@@ -227,6 +229,14 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return state if isinstance(state, dict) and state.get("kind") == _STATE_KIND else None
+
+
+def sweep_asides(*folders: Path) -> None:
+    """Remove hidden files that a killed process was writing aside, once they are a minute old."""
+    for folder in folders:
+        for path in folder.glob(".*.*"):
+            if path.is_file() and time.time() - path.stat().st_mtime > 60:
+                path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:

@@ -46,7 +46,7 @@ class Ledger:
             return None
         try:
             totals, metadata = read_arrays(path)
-            if metadata.get("digest") != _digest(totals):
+            if metadata.get("key") != key or metadata.get("digest") != _digest(totals):
                 return None
             return Entry(totals, float(metadata["seconds"]))
         except (ResultError, KeyError, ValueError):
@@ -55,7 +55,7 @@ class Ledger:
     def put(self, key: str, totals: Mapping[str, NDArray[Any]], seconds: float) -> None:
         """Keep the totals of a shard, durably."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"digest": _digest(totals), "seconds": f"{seconds:.6f}"}
+        metadata = {"key": key, "digest": _digest(totals), "seconds": f"{seconds:.6f}"}
         write_arrays(self.path(key), totals, metadata)
 
 

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from shortcut_audit.data.datasets import source_from
 from shortcut_audit.data.sources import ImageSource, open_source
-from shortcut_audit.errors import DataError, ModelError
+from shortcut_audit.errors import DataError, ModelError, SettingsError
 from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.settings import settings_from
-from shortcut_audit.run.audit import AuditRequest, Progress, run_audit
+from shortcut_audit.run.audit import run_audit
+from shortcut_audit.run.prepare import AuditRequest, Progress
 
 __all__ = ["audit"]
 
@@ -24,8 +26,8 @@ def audit(
     images: Any,
     *,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     normalized: bool = False,
     size: int | tuple[int, int] | None = None,
     output_names: Sequence[str] | None = None,
@@ -63,7 +65,10 @@ def audit(
             "Wrap a plain function in a module whose forward calls it.",
         )
     checked = settings_from(settings)
-    source = _source(images, class_names, mean, std, normalized)
+    means, stds = _moments(mean), _moments(std)
+    # Iterating a DataLoader draws from torch's random state.
+    with torch.random.fork_rng(devices=[]):
+        source = _source(images, class_names, means, stds, normalized)
     record = getattr(model, "pretrained_cfg", None)
     loaded = LoadedModel(
         network=model,
@@ -76,12 +81,33 @@ def audit(
         source=source,
         settings=checked,
         command="shortcut_audit.audit(...)",
-        mean=tuple(mean) if mean is not None else None,
-        std=tuple(std) if std is not None else None,
-        size=(size, size) if isinstance(size, int) else size,
+        mean=means,
+        std=stds,
+        size=_pixels(size),
         output_names=output_names,
     )
     return run_audit(request, Path(run) if run is not None else None, progress=progress)
+
+
+def _moments(values: Sequence[float] | float | None) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    try:
+        numbers = [values] if isinstance(values, int | float) else list(values)
+        return tuple(float(value) for value in numbers)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"mean and std take numbers, one a channel, not {values!r}.", "For example: mean=[0.5]"
+        ) from error
+
+
+def _pixels(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    pair = (size, size) if isinstance(size, int) else size
+    if pair is None:
+        return None
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(n, int) for n in pair)):
+        raise SettingsError(f"size takes pixels, not {size!r}.", "For example: size=224 or (192, 256)")
+    return pair[0], pair[1]
 
 
 def _source(
@@ -97,6 +123,12 @@ def _source(
             "Give mean=... and std=...",
         )
     if isinstance(images, str | Path):
+        if class_names is not None or normalized:
+            raise DataError(
+                "class_names and normalized go with data sets; files name their own classes and hold"
+                " plain pixels.",
+                "Leave them out for a folder or an .npz.",
+            )
         return open_source(str(images))
     undo = (tuple(mean or ()), tuple(std or ())) if normalized else None
     return source_from(images, class_names, normalized_with=undo)

@@ -10,10 +10,11 @@ __all__ = ["notes_on"]
 _RELIABLE = 0.5
 
 
-def notes_on(result: AuditResult, images: AuditImages) -> tuple[str, ...]:
+def notes_on(result: AuditResult, images: AuditImages, *, batch_matters: bool) -> tuple[str, ...]:
     """Notes on a result, the most serious first."""
     notes = [
         _on_accuracy(result),
+        _on_batches(result) if batch_matters else "",
         _on_normalisation(result),
         _on_reliability(result),
         _on_copies(images),
@@ -28,9 +29,17 @@ def _on_accuracy(result: AuditResult) -> str:
     if accuracy.low > chance:
         return ""
     return (
-        f"The model gets {accuracy.value:.1%} of {accuracy.n} images right, which is no better than"
-        f" chance ({chance:.1%}): check that weights, preprocessing and class order belong together"
-        " before reading anything into its maps."
+        f"The model gets {accuracy.value:.1%} of {accuracy.n} images right, which does not show it to be"
+        f" better than chance ({chance:.1%}): check that weights, preprocessing and class order belong"
+        " together before reading anything into its maps."
+    )
+
+
+def _on_batches(result: AuditResult) -> str:
+    return (
+        "The model's answer for an image changes with the other images in its batch, or by chance, so"
+        f" that every number here holds for batches of {result.provenance.batch_size} alone: look for"
+        " normalisation by batch statistics, or dropout, in eval mode."
     )
 
 

@@ -209,6 +209,9 @@ BAD: dict[str, tuple[dict[str, str | None], str]] = {
     "NaN weights": ({"--model": "{here}/nan.safetensors"}, "answers NaN or infinite logits on image"),
     "NaN logits": ({"--model": NET + "Nan", "--arch": None}, "answers NaN or infinite logits on image"),
     # Options.
+    "size in superscript": ({"--size": "²"}, "is not a size"),
+    "empty classes": ({"--classes": "ant,,bee"}, "has an empty name"),
+    "run among the images": ({"--data": "{here}", "--out": "{here}/run"}, "lies inside --data"),
     "one pixel": ({"--size": "1"}, "single pixel"),
     "huge seed": ({"--seed": "99999999999999999999"}, r"seed \(--seed\)"),
     "kept share": ({"--kept-share": "0"}, "--kept-share. was given as .*greater than 0"),

@@ -86,12 +86,20 @@ def test_folder_with_a_split_is_the_folder_of_that_name(tmp_path: Path) -> None:
         open_source(f"{tmp_path}::nonsense")
 
 
-def test_folder_keeps_the_label_of_a_class_without_images(tmp_path: Path) -> None:
+def test_a_class_folder_without_images_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a/1.png", "c/1.png")
     (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="b has no image in it") as caught:
+        open_source(str(tmp_path))
+    assert "--output-names" in caught.value.next_step
+
+
+def test_a_file_name_that_is_no_utf8_is_shown_with_escapes(tmp_path: Path) -> None:
+    write(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a" / "1.png").rename(tmp_path / "a" / os.fsdecode(b"caf\xe9.png"))
     source = open_source(str(tmp_path))
-    assert source.class_names == ("a", "b", "c")
-    assert source.labels.tolist() == [0, 2]
+    assert source.name(0) == "a/caf\\udce9.png"
+    assert source.read(0) is not None
 
 
 def test_missing_empty_and_loose_folders_are_told_apart(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from shortcut_audit.data.pixels import AuditImages, collect_images
 from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.settings import settings_from
-from shortcut_audit.run.audit import AuditRequest, run_audit
+from shortcut_audit.run.audit import run_audit
+from shortcut_audit.run.prepare import AuditRequest
 
 
 @dataclass(frozen=True)

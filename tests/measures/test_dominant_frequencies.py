@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ class Counting(nn.Module):
     def __init__(self, n_outputs: int) -> None:
         super().__init__()
         self.network = conv_model(n_outputs, 1)
-        self.seen: list[torch.Tensor] = []
+        # A deque: plain lists on a model are put back as they were after an audit.
+        self.seen: deque[torch.Tensor] = deque()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(x.clone())
@@ -94,7 +96,7 @@ def test_every_orbit_of_every_search_image_is_probed_once(run_on: Any) -> None:
     network = Counting(2)
     audited = run_on(network, random_images(8, 2, (1, 6, 5)))
     n_orbits = audited.result.grid.n_orbits
-    seen = torch.cat(network.seen).numpy()[:, 0]
+    seen = torch.cat(list(network.seen)).numpy()[:, 0]
     for index in range(2):
         for image in audited.search(index)[:, 0]:
             spectrum = np.fft.fft2(image)
@@ -115,8 +117,9 @@ def test_every_orbit_of_every_search_image_is_probed_once(run_on: Any) -> None:
 def test_the_cost_on_record_is_the_number_of_images_the_model_saw(run_on: Any) -> None:
     network = Counting(3)
     audited = run_on(network, random_images(6, 3, (1, 6, 6)), examples=0)
-    # Two grey images to count the outputs, and one to look for NaN, come before the audit.
-    assert sum(len(batch) for batch in network.seen) == audited.result.image_passes + 3
+    # Grey images that count the outputs, and real ones that look for NaN and for answers that
+    # change with the batch, come before the audit.
+    assert sum(len(batch) for batch in network.seen) == audited.result.image_passes + 9
 
 
 def test_batch_size_and_shard_borders_change_nothing(
@@ -224,6 +227,6 @@ def test_clipping_is_done_when_asked_for(run_on: Any) -> None:
     for clip, domain in [(False, "pixels"), (True, "pixels"), (True, "normalized")]:
         network = Counting(2)
         run_on(network, pairs, {"mean": (0.5,), "std": (0.25,)}, clip=clip, domain=domain)
-        seen = torch.cat(network.seen) * 0.25 + 0.5
+        seen = torch.cat(list(network.seen)) * 0.25 + 0.5
         outside = float((seen - seen.clamp(0, 1)).abs().max())
         assert (outside < 1e-6) == clip

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.utils.data
 from conftest import conv_model, random_images
+from torch import nn
 
 import shortcut_audit as sa
 from shortcut_audit.measures import interface
@@ -83,3 +85,62 @@ def test_progress_runs_from_nothing_to_all_in_each_stage() -> None:
         done = [event[1] for event in events if event[0] == stage]
         assert done == sorted(done)
         assert done[-1] == total
+
+
+class Viewing(nn.Module):
+    """The tutorial kind of network: `view` after a convolution refuses channels-last tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(144, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.convolution(x).view(x.size(0), -1))
+
+
+def test_a_model_that_cannot_take_channels_last_is_audited_in_the_plain_layout() -> None:
+    result = sa.audit(Viewing(), random_images(8, 2, (3, 8, 8)), batch_size=16)
+    assert result.predictions.accuracy.n == 16
+
+
+class Caching(nn.Module):
+    """Keeps a tensor and counts its calls, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = conv_model(2, 1)
+        self.n_calls = 0
+        self.cache: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.n_calls += 1
+        if "scale" not in self.cache:
+            self.cache["scale"] = torch.ones(1, dtype=x.dtype) * self.inner[0].weight.mean()
+        return self.inner(x) * self.cache["scale"]
+
+
+def test_caches_and_counters_of_a_model_are_as_before() -> None:
+    network = Caching()
+    sa.audit(network, random_images(8, 2, (1, 6, 6)), batch_size=16, dtype="float64")
+    assert network.n_calls == 0
+    assert network.cache == {}
+    network.train()(torch.rand(2, 1, 6, 6)).sum().backward()
+    assert network.inner[0].weight.grad is not None
+
+
+def test_a_model_whose_answers_depend_on_the_batch_is_noted() -> None:
+    network = conv_model(2, 1)
+    network[1] = nn.BatchNorm2d(6, track_running_stats=False)
+    noted = sa.audit(network, random_images(8, 2, (1, 6, 6)), batch_size=16)
+    plain = sa.audit(conv_model(2, 1), random_images(8, 2, (1, 6, 6)), batch_size=16)
+    assert any("other images in its batch" in note for note in noted.notes)
+    assert not any("other images in its batch" in note for note in plain.notes)
+
+
+def test_a_data_loader_leaves_the_random_state_alone() -> None:
+    dataset = torch.utils.data.TensorDataset(torch.rand(16, 1, 6, 6), torch.arange(16) % 2)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4)
+    state = torch.get_rng_state()
+    sa.audit(conv_model(2, 1), loader, batch_size=16)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -118,7 +119,7 @@ def test_auto_really_measures_and_audits() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.inner = conv_model(2, 1)
-            self.sizes: list[int] = []
+            self.sizes: deque[int] = deque()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             self.sizes.append(len(x))

@@ -1,0 +1,231 @@
+"""Everything before the first measurement: the model on its device, the images decoded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from shortcut_audit.data.pixels import AuditImages, choose_images, collect_images, common_shape
+from shortcut_audit.data.sources import ImageSource
+from shortcut_audit.errors import DataError, LogitsError, ModelError
+from shortcut_audit.measures.interface import Outline, Subject
+from shortcut_audit.models.classifier import (
+    Classifier,
+    borrowed,
+    count_parameters,
+    pick_device,
+    require_outputs,
+    weights_digest,
+)
+from shortcut_audit.models.loading import LoadedModel, preprocessing_of
+from shortcut_audit.results.provenance import ModelProvenance, Preprocessing
+from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.store import read_state
+from shortcut_audit.run.allocator import held_buffers
+from shortcut_audit.run.plan import outline_of, passes_by_measure
+from shortcut_audit.run.tuning import tune_batch_size
+
+__all__ = [
+    "AuditRequest",
+    "PreparedAudit",
+    "Progress",
+    "Stage",
+    "first_image",
+    "prepared_audit",
+    "silent",
+]
+
+Stage = Literal["reading images", "finding the batch size", "measuring"]
+# progress(stage, done, total): images read, or image passes made.
+Progress = Callable[[Stage, int, int], None]
+
+
+def silent(stage: Stage, done: int, total: int) -> None:
+    del stage, done, total
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """What to audit. `mean`, `std`, `size` (H, W) overrule the model's own record.
+
+    `output_names`: names of the model's outputs in order, where they are not the data's classes.
+    """
+
+    model: LoadedModel
+    source: ImageSource
+    settings: AuditSettings
+    command: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: tuple[int, int] | None = None
+    output_names: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class PreparedAudit:
+    """A model on its device with its images decoded, checked and ready to measure.
+
+    `batch_matters`: the answer for an image changes with the other images of its batch.
+    """
+
+    subject: Subject
+    batch_matters: bool
+    model: ModelProvenance
+    batch_speed: float | None
+
+
+@contextmanager
+def prepared_audit(
+    request: AuditRequest, run: Path | None, progress: Progress = silent
+) -> Iterator[PreparedAudit]:
+    """A model on its device with its images decoded and split, for the length of a `with` block.
+
+    Everything that can be checked before the first measurement is checked here; nothing is written
+    but an unnamed temporary file. Raises AuditError.
+    """
+    settings, source, loaded = request.settings, request.source, request.model
+    device = pick_device(settings.device)
+    _, order = choose_images(source, settings)
+    # Any image of a class may have to stand in for an unreadable one.
+    n_looked_at = None if settings.skip_unreadable else settings.images_per_class
+    chosen = [int(i) for indices in order for i in indices[:n_looked_at]]
+    preprocessing = preprocessing_of(
+        loaded, common_shape(source, chosen), mean=request.mean, std=request.std, size=request.size
+    )
+    if preprocessing.height * preprocessing.width < 2:
+        raise DataError(
+            "Images of a single pixel have no frequencies.", "Give larger images, or a larger --size."
+        )
+    digest = weights_digest(loaded.network)
+    with (
+        held_buffers(device.type),
+        _in_working_layout(request, preprocessing, device) as (classifier, n_outputs),
+    ):
+        images = collect_images(
+            source,
+            settings,
+            preprocessing,
+            _outputs(request, n_outputs),
+            folder=_existing_parent(run),
+            on_image=lambda done, total: progress("reading images", done, total),
+        )
+        outline = outline_of(settings, images, n_outputs)
+        batch_size, speed = _batch_size(
+            classifier, images, outline, digest, request.command, run, progress
+        )
+        yield PreparedAudit(
+            subject=Subject(classifier, images, outline, batch_size),
+            batch_matters=_batch_matters(classifier, images),
+            model=ModelProvenance(
+                spec=loaded.spec,
+                architecture=loaded.architecture,
+                digest=digest,
+                n_parameters=count_parameters(loaded.network),
+                n_outputs=n_outputs,
+                preprocessing=preprocessing,
+            ),
+            batch_speed=speed,
+        )
+
+
+def _existing_parent(run: Path | None) -> Path | None:
+    """Where decoded pixels can lie: beside the run, whose disk is meant to take data; /tmp is often
+    memory. The file there has no name and vanishes with the process."""
+    if run is None:
+        return None
+    return next((folder for folder in (run, *run.absolute().parents) if folder.is_dir()), None)
+
+
+@contextmanager
+def _in_working_layout(
+    request: AuditRequest, preprocessing: Preprocessing, device: torch.device
+) -> Iterator[tuple[Classifier, int]]:
+    """The classifier and its number of outputs, in channels-last layout where the model bears it.
+
+    That layout is the faster one for convolutions; a forward with `view` in it needs the plain one.
+    """
+    network, settings = request.model.network, request.settings
+    layout = torch.channels_last
+    try:
+        with borrowed(network, preprocessing, device, settings.dtype, settings.seed) as trial:
+            _count_outputs(trial, preprocessing)
+    except ModelError:
+        layout = torch.contiguous_format
+    with borrowed(network, preprocessing, device, settings.dtype, settings.seed, layout) as classifier:
+        yield classifier, _count_outputs(classifier, preprocessing)
+
+
+def _count_outputs(classifier: Classifier, preprocessing: Preprocessing) -> int:
+    shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
+    grey = torch.full((2, *shape), 0.5, device=classifier.device, dtype=classifier.dtype)
+    return classifier(grey).shape[1]
+
+
+def _outputs(request: AuditRequest, n_outputs: int) -> list[int]:
+    """Model output of every label of the source."""
+    classes, names = request.source.class_names, request.output_names
+    if names is None:
+        require_outputs(n_outputs, len(classes), request.source.spec)
+        return list(range(len(classes)))
+    if len(names) != n_outputs or len(set(names)) != len(names):
+        twice = next((name for name in names if list(names).count(name) > 1), None)
+        raise ModelError(
+            f"Output {twice!r} is named twice."
+            if twice is not None
+            else f"The model has {n_outputs} outputs, and the list of output names has {len(names)}.",
+            "Name every output once, one a line, in the model's order.",
+        )
+    unknown = [name for name in classes if name not in names]
+    if unknown:
+        raise ModelError(
+            f"No output of the model is named {unknown[0]!r}"
+            + (f" ({len(unknown)} classes of the data have none)." if len(unknown) > 1 else "."),
+            "Use the same names in --output-names as for the class folders.",
+        )
+    return [list(names).index(name) for name in classes]
+
+
+def _batch_matters(classifier: Classifier, images: AuditImages) -> bool:
+    """Whether an image is answered otherwise beside another image than beside itself."""
+    ends = [images.store.block(row, row + 1) for row in (0, len(images.store) - 1)]
+    first, last = (torch.from_numpy(end).to(classifier.device, classifier.dtype) for end in ends)
+    alone, beside = (classifier(torch.cat([first, other]))[0] for other in (first, last))
+    return not torch.allclose(alone, beside, rtol=1e-2, atol=1e-3)
+
+
+def first_image(classifier: Classifier, images: AuditImages) -> torch.Tensor:
+    pixels = torch.from_numpy(images.store.block(0, 1))[0]
+    return pixels.to(classifier.device, classifier.dtype)
+
+
+def _batch_size(
+    classifier: Classifier,
+    images: AuditImages,
+    outline: Outline,
+    digest: str,
+    command: str,
+    run: Path | None,
+    progress: Progress,
+) -> tuple[int, float | None]:
+    """The user's batch size; else that of the same command's earlier run here; else the fastest."""
+    image = first_image(classifier, images)
+    if not bool(torch.isfinite(classifier(image[None])).all()):
+        raise LogitsError(
+            f"The model answers NaN or infinite logits on image {images.names[0]}.",
+            "Check the weights and the preprocessing (mean, std, dtype).",
+        )
+    if outline.settings.batch_size is not None:
+        return outline.settings.batch_size, None
+    earlier = (read_state(run) or {}) if run is not None else {}
+    if earlier.get("command") == command and isinstance(earlier.get("batch_size"), int):
+        return int(earlier["batch_size"]), None
+    progress("finding the batch size", 0, 1)
+    largest = max(passes_by_measure(outline).values())
+    choice = tune_batch_size(classifier, image, digest, at_most=largest)
+    progress("finding the batch size", 1, 1)
+    return choice.batch_size, choice.images_per_second
