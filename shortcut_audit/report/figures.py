@@ -72,13 +72,26 @@ def _draw_map(
         aspect="auto" if result.grid.height != result.grid.width else "equal",
     )
     u, v = result.arrays["orbits/u"][kept], result.arrays["orbits/v"][kept]
-    size = max(1.0, 500 / max(result.grid.height, result.grid.width))
     both = np.concatenate([np.stack([v, u]), np.stack([-v, -u])], axis=1)
     # The Nyquist line is drawn once, on the negative side, as fftshift puts it.
     shape = np.array([[result.grid.width], [result.grid.height]])
     both = (both + shape // 2) % shape - shape // 2
-    axes.scatter(both[0], both[1], s=size, facecolors="none", edgecolors="black", linewidths=0.6)
-    axes.set(title="Importance (rings: the map)", xlabel="v (cycles/width)", ylabel="u (cycles/height)")
+    # Rings on a coarse grid; on a fine one they would hide the map, so each orbit gets a speck.
+    coarse = max(result.grid.height, result.grid.width) <= 96
+    axes.scatter(
+        both[0],
+        both[1],
+        s=500 / max(result.grid.height, result.grid.width) if coarse else 0.5,
+        facecolors="none" if coarse else "black",
+        edgecolors="black" if coarse else "none",
+        linewidths=0.6 if coarse else 0,
+        alpha=1.0 if coarse else 0.5,
+    )
+    axes.set(
+        title=f"Importance ({'rings' if coarse else 'dots'}: the map)",
+        xlabel="v (cycles/width)",
+        ylabel="u (cycles/height)",
+    )
     _colour_bar(axes, image, _unit(result))
 
 
