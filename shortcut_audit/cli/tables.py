@@ -21,7 +21,7 @@ def print_classes(console: Console, result: AuditResult) -> None:
     accuracy = dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True))
     response = result.dominant_frequencies.response
     table = Table(
-        title="TPR and FPR with only the map kept; 95% intervals",
+        title="TPR and FPR with only the map kept; 95% intervals; own + other images",
         title_justify="left",
         expand=False,
     )
