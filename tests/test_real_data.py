@@ -71,7 +71,7 @@ def test_resnet20_agrees_with_the_slow_replica_on_real_images(
     shared_data: Path, resnet20: nn.Module
 ) -> None:
     source = open_source(f"{shared_data / 'cifar10_lossless.npz'}::test")
-    probe_against_replica(resnet20, source, resnet20.pretrained_cfg, n_orbits=12, tolerance=1e-4)
+    check_against_replica(resnet20, source, resnet20.pretrained_cfg, n_orbits=12, tolerance=1e-4)
 
 
 def test_timm_resnet18_at_224_agrees_with_the_slow_replica_on_real_images(shared_data: Path) -> None:
@@ -79,10 +79,10 @@ def test_timm_resnet18_at_224_agrees_with_the_slow_replica_on_real_images(shared
         torch.manual_seed(0)
         network = timm.create_model("resnet18", pretrained=False, num_classes=10)
     source = open_source(f"{shared_data / 'imagenette224.npz'}::test")
-    probe_against_replica(network, source, network.pretrained_cfg, n_orbits=6, tolerance=1e-4)
+    check_against_replica(network, source, network.pretrained_cfg, n_orbits=6, tolerance=1e-4)
 
 
-def probe_against_replica(
+def check_against_replica(
     network: nn.Module, source: Any, config: dict[str, Any], n_orbits: int, tolerance: float
 ) -> None:
     """One shard as an audit runs it, in single precision, against full transforms in double."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from conftest import conv_model, random_images
 
@@ -21,8 +20,3 @@ def hostile() -> AuditResult:
 def grey() -> AuditResult:
     """Two classes of grey images of odd size."""
     return sa.audit(conv_model(2, 1), random_images(8, 2, (1, 9, 7), seed=3), batch_size=64, examples=1)
-
-
-@pytest.fixture
-def planes() -> np.random.Generator:
-    return np.random.default_rng(0)
