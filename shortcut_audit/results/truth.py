@@ -67,10 +67,10 @@ class GroundTruth(_Frozen):
     """All that is known of a set that the toolkit made.
 
     `files`: what lies beside the truth and is described by it (folders of splits, arrays).
-    `band_edges`: radii (cycles per shorter side) between radial bands, n_bands + 1 of them; the last
-    band also holds the corners. `expected_band_power`: per class, sum over the orbits of a band of
-    members * E|X|^2 averaged over channels, pixels in [0,1], where a recipe fixes it. `details`: the
-    recipe, plan or mask itself.
+    `bands`: radii [low, high) of the radial bands, in cycles per shorter side; the last one also
+    holds the corners where it ends at Nyquist. `expected_band_power`: per class, the sum over the
+    orbits of each band of members * E|X|^2, averaged over channels, of pixels in [0,1], where a
+    recipe fixes it. `details`: the recipe, plan or mask itself.
     """
 
     format: Literal[1] = 1
@@ -85,7 +85,7 @@ class GroundTruth(_Frozen):
     class_names: tuple[str, ...]
     n_by_split: dict[str, dict[str, int]] = {}
     files: tuple[str, ...] = ()
-    band_edges: tuple[float, ...]
+    bands: tuple[tuple[float, float], ...]
     patterns: tuple[Pattern, ...] = ()
     expected_band_power: dict[str, tuple[float, ...]] = {}
     clipped_share: Annotated[
