@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
+from shortcut_audit.cli.options import parse_size, refuse_nesting
 from shortcut_audit.errors import SettingsError, printable
 from shortcut_audit.results.settings import AuditSettings, settings_from
 
@@ -112,12 +112,12 @@ def audit(
         }
     )
     moments = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
-    pixels = _size(size)
+    pixels = parse_size(size)
     names = _lines(output_names)
     from shortcut_audit.results.store import check_folder
 
     check_folder(out)
-    _refuse_nesting(data, out)
+    refuse_nesting(data, out)
     with _console().status("Opening the images and the model ..."):
         from shortcut_audit.data.pixels import choose_images
         from shortcut_audit.data.sources import open_source
@@ -216,16 +216,6 @@ def _print_estimate(estimate: Estimate) -> None:
     _say(f"Memory: about {estimate.peak_memory_bytes / 2**30:.1f} GiB.")
 
 
-def _refuse_nesting(data: str, out: Path) -> None:
-    """Raise SettingsError for a run folder among the images, where it would count as a class."""
-    folder = Path(data.partition("::")[0])
-    if folder.is_dir() and out.absolute().is_relative_to(folder.absolute()):
-        raise SettingsError(
-            f"--out {out} lies inside --data {folder}, and would be taken for a class of images.",
-            "Choose an --out folder elsewhere.",
-        )
-
-
 def _say(text: str) -> None:
     """Print plain text as it is: names of the user's are no markup."""
     typer.echo(text)
@@ -272,15 +262,6 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
             f"--std {text!r} has a value that is not positive.", "For example: --std 0.229,0.224,0.225"
         )
     return values
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", part) for part in parts):
-        raise SettingsError(f"--size {text!r} is not a size.", "For example: --size 224 or 192x256.")
-    return int(parts[0]), int(parts[-1])
 
 
 def _lines(path: Path | None) -> list[str] | None:
