@@ -217,8 +217,8 @@ def require_hermitian(
     shown = ", ".join(f"({u}, {v}) and ({-u}, {-v})" for u, v in named[:3])
     more = f" and {len(named) - 3:,} more" if len(named) > 3 else ""
     raise SettingsError(
-        f"{what} is not Hermitian, and would not leave real images: {_pairs(len(named))} of conjugate bins"
-        f" (u, v) differ{'s' if len(named) == 1 else ''}, {shown}{more}.",
+        f"{what} is not Hermitian, so what it leaves of an image is not real: {_pairs(len(named))} of"
+        f" conjugate bins (u, v) differ{'s' if len(named) == 1 else ''}, {shown}{more}.",
         _symmetrise(centred),
     )
 
