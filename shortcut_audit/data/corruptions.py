@@ -276,7 +276,8 @@ def _block_means(length: int, n_blocks: int) -> FloatArray:
     borders = np.arange(n_blocks + 1) * (length / n_blocks)
     pixels = np.arange(length)
     covered = np.minimum(borders[1:, None], pixels + 1) - np.maximum(borders[:-1, None], pixels)
-    return np.clip(covered, 0, None) * (n_blocks / length)
+    weights: FloatArray = np.clip(covered, 0, None) * (n_blocks / length)
+    return weights
 
 
 def _normal(weights: FloatArray) -> FloatArray:
