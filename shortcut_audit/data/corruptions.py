@@ -190,10 +190,10 @@ def pixelate(image: Tensor, generator: np.random.Generator, scale: float) -> Ten
     # kornia's area resize lets neighbouring blocks share pixels, which blurs at some scales and not at
     # others; here a pixel on a border is divided between them.
     height, width = image.shape[-2:]
-    down = _as_tensor(_block_means(height, max(int(height * scale), 1)), image)
-    across = _as_tensor(_block_means(width, max(int(width * scale), 1)), image)
+    small = _block_means(image.double().numpy(), max(int(height * scale), 1), axis=-2)
+    small = _block_means(small, max(int(width * scale), 1), axis=-1)
     blocks: Tensor = kornia.geometry.resize(
-        down @ image @ across.T, (height, width), interpolation="nearest"
+        _as_tensor(small, image), (height, width), interpolation="nearest"
     )
     return blocks
 
@@ -270,14 +270,15 @@ def line_kernel(length: float, direction: float) -> FloatArray:
     return _normal(kernel[:-1, :-1])
 
 
-@lru_cache(maxsize=64)
-def _block_means(length: int, n_blocks: int) -> FloatArray:
-    """Weights (n_blocks, length) that take the mean of each of `n_blocks` equal stretches of a line."""
+def _block_means(pixels: FloatArray, n_blocks: int, axis: int) -> FloatArray:
+    """Means over `n_blocks` equal stretches of an axis, from running sums read between pixels."""
+    lines = np.moveaxis(pixels, axis, -1)
+    length = lines.shape[-1]
+    sums = np.concatenate([np.zeros((*lines.shape[:-1], 1)), lines.cumsum(axis=-1)], axis=-1)
     borders = np.arange(n_blocks + 1) * (length / n_blocks)
-    pixels = np.arange(length)
-    covered = np.minimum(borders[1:, None], pixels + 1) - np.maximum(borders[:-1, None], pixels)
-    weights: FloatArray = np.clip(covered, 0, None) * (n_blocks / length)
-    return weights
+    before = np.minimum(borders.astype(int), length - 1)
+    at_borders = sums[..., before] + (borders - before) * lines[..., before]
+    return np.moveaxis(np.diff(at_borders) * (n_blocks / length), -1, axis)
 
 
 def _normal(weights: FloatArray) -> FloatArray:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -18,6 +17,8 @@ from shortcut_audit.fourier.transform import spectrum_of
 __all__ = ["BandSpectrum", "ShiftRecord", "ShiftSpectrum", "SpectrumTotals"]
 
 FloatArray = NDArray[np.float64]
+
+_CACHED_VALUES = 2**16
 
 
 class _Frozen(BaseModel):
@@ -94,15 +95,25 @@ class SpectrumTotals:
         """
         grid = FrequencyGrid(*clean.shape[-2:])
         raw = corrupted if unclipped is None else unclipped
-        before, after = _by_orbit(clean, grid), _by_orbit(corrupted, grid)
+        sums = np.zeros((4, grid.height, grid.n_half_columns), dtype=np.complex128)
+        # As many images at a time as stay in a processor's cache.
+        step = max(1, _CACHED_VALUES // max(1, clean[:1].numel()))
+        for start in range(0, len(clean), step):
+            rows = slice(start, start + step)
+            before, after = _spectra(clean[rows]), _spectra(corrupted[rows])
+            for row, (a, b) in enumerate(
+                ((before, before), (after, after), (after - before, after - before), (after, before))
+            ):
+                sums[row] += (a * b.conj()).sum(dim=0).numpy()
+        by_orbit = sums[:, grid.rows, grid.columns]
         return cls(
             grid=grid,
             n_images=len(clean),
-            n_channels_seen=len(before),
-            clean=_power(before),
-            corrupted=_power(after),
-            difference=_power(after - before),
-            cross=(after * before.conj()).sum(dim=0).numpy(),
+            n_channels_seen=len(clean) * clean.shape[1],
+            clean=by_orbit[0].real,
+            corrupted=by_orbit[1].real,
+            difference=by_orbit[2].real,
+            cross=by_orbit[3],
             n_clipped=int(((raw < -0.5 / 255) | (raw > 1 + 0.5 / 255)).sum()),
             n_values=raw.numel(),
         )
@@ -215,13 +226,6 @@ class ShiftRecord(_Frozen):
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
-def _by_orbit(pixels: Tensor, grid: FrequencyGrid) -> Tensor:
-    """Spectra (B * C, n_orbits), complex double, of pixels (B, C, H, W)."""
-    spectrum = spectrum_of(pixels.detach().cpu().double()).flatten(0, 1)
-    return spectrum[:, torch.from_numpy(grid.rows), torch.from_numpy(grid.columns)]
-
-
-def _power(spectrum: Tensor) -> FloatArray:
-    """Sum over the first axis of |.|^2."""
-    power: FloatArray = (spectrum.real**2 + spectrum.imag**2).sum(dim=0).numpy()
-    return power
+def _spectra(pixels: Tensor) -> Tensor:
+    """Half-plane spectra (B * C, H, W//2+1), complex double, of pixels (B, C, H, W)."""
+    return spectrum_of(pixels.detach().cpu().double()).flatten(0, 1)

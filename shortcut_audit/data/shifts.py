@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def write_shifts(
     classes = _written_classes(splits, formats)
     totals: dict[str, SpectrumTotals] = {}
     found: list[ShiftSpectrum] = []
-    with SetWriter(out, classes, formats) as writer:
+    with SetWriter(out, classes, formats) as writer, _one_thread():
         for split in splits:
             images = _decoded(split)
             labels = np.array([classes.index(split.source.class_names[n]) for n in images.labels])
@@ -256,6 +257,17 @@ def write_shifts(
         writer.finish()
     write_arrays(out / SPECTRA_ARRAYS, _arrays(totals), {"format": "1"})
     return record
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Images are small work for many threads: on a busy machine these wait for each other instead."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _written_classes(splits: Sequence[OpenedSplit], formats: Sequence[str]) -> tuple[str, ...]:
