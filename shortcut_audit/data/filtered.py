@@ -345,8 +345,8 @@ def _details(settings: FilterSettings, masks: ClassMasks, left: BoolArray, job: 
         "left_share": {name: shares.get(name, next(iter(shares.values()))) for name in found},
         "n_orbits_left": {name: int(own.sum()) for name, own in found.items()},
         "orbits_left": {name: _packed(own) for name, own in found.items()},
-        "clipped_values": job.n_clipped,
-        "written_values": job.n_values,
+        "clipped_values": {name: job.n_clipped[name] for name in job.names if job.n_values},
+        "written_values": {name: job.n_values[name] for name in job.names if job.n_values},
     }
 
 
