@@ -5,6 +5,7 @@ A set appears under its name whole or not at all: it is written beside its place
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -26,10 +27,23 @@ from numpy.typing import NDArray
 from shortcut_audit.errors import DataError, RunFolderError, SettingsError
 from shortcut_audit.results.truth import TRUTH_FILE, GroundTruth
 
-__all__ = ["ARRAYS_NAME", "FORMATS", "SetWriter", "SplitWriter", "png_bytes", "set_formats"]
+__all__ = [
+    "ARRAYS_NAME",
+    "CARD_FILE",
+    "CHECKSUMS_FILE",
+    "FORMATS",
+    "SetWriter",
+    "SplitWriter",
+    "file_digest",
+    "png_bytes",
+    "set_formats",
+]
 
 FORMATS = ("png", "npz")
 ARRAYS_NAME = "images.npz"
+# Where a set came from, and the SHA-256 of all its files as `sha256sum` writes them.
+CARD_FILE = "card.json"
+CHECKSUMS_FILE = "checksums.sha256"
 # Names that some file system cannot hold, or would take for a path.
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]')
 # A fixed date: equal content gives equal bytes.
@@ -143,8 +157,23 @@ class SetWriter:
         with _readable_errors(self.folder):
             (self._aside / name).write_text(content, encoding="utf-8")
 
-    def finish(self, truth: GroundTruth | None = None) -> Path:
-        """Write the truth, and let the set appear in its place; returns the folder."""
+    def add_encoded(self, split: str, class_name: str, file_name: str, content: bytes) -> None:
+        """One encoded image as it is, for sets that are copied and not made; needs no `split`."""
+        assert self._aside is not None
+        _check_file_name(file_name)
+        with _readable_errors(self.folder):
+            path = self._aside / split / class_name / file_name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as stream:
+                stream.write(content)
+        counts = self.n_by_split.setdefault(split, dict.fromkeys(self.class_names, 0))
+        counts[class_name] += 1
+
+    def finish(self, truth: GroundTruth | None = None, *, checksums: bool = False) -> Path:
+        """Write the truth, and let the set appear in its place; returns the folder.
+
+        `checksums`: write the SHA-256 of every file beside them.
+        """
         assert self._aside is not None
         with _readable_errors(self.folder):
             if self._archive is not None:
@@ -156,6 +185,8 @@ class SetWriter:
             if truth is not None:
                 complete = truth.model_copy(update={"files": self.files, "n_by_split": self.n_by_split})
                 (self._aside / TRUTH_FILE).write_text(complete.as_text(), encoding="utf-8")
+            if checksums:
+                (self._aside / CHECKSUMS_FILE).write_text(_checksums(self._aside), encoding="utf-8")
             mask = os.umask(0)
             os.umask(mask)
             self._aside.chmod(0o777 & ~mask)
@@ -168,7 +199,12 @@ class SetWriter:
         if self.folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self._aside.parent))
             self.folder.rename(old / "old")
-            self._aside.rename(self.folder)
+            try:
+                self._aside.rename(self.folder)
+            except OSError:
+                (old / "old").rename(self.folder)
+                old.rmdir()
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             self._aside.rename(self.folder)
@@ -191,13 +227,15 @@ class SplitWriter:
     owner: SetWriter
     labels: list[int] = field(default_factory=list)
     stream: IO[bytes] | None = None
+    _taken: set[tuple[int, str]] = field(default_factory=set)
 
     def add(
         self, images: NDArray[Any], labels: NDArray[np.integer], names: Sequence[str] | None = None
     ) -> None:
         """Append `images` (b, H, W, C), uint8 for PNG, with `labels` (b,).
 
-        `names`: stems of the files; the running number by default.
+        `names`: stems of the files; the running number by default. Raises DataError for two of a
+        class that are alike, or differ in case alone, and for one that is no plain file name.
         """
         if images.shape[1:] != self.shape or images.dtype != self.dtype:
             raise ValueError(f"images {images.dtype} {images.shape[1:]} in {self.dtype} {self.shape}")
@@ -217,8 +255,19 @@ class SplitWriter:
                 for class_name in self.owner.class_names:
                     (self.root / self.name / class_name).mkdir(parents=True, exist_ok=True)
             stem = names[offset] if names is not None else f"{start + offset:05d}"
+            self._claim(int(label), stem)
             path = folder / f"{stem}.png"
             path.write_bytes(png_bytes(image, compress=self.owner.compress))
+
+    def _claim(self, label: int, stem: str) -> None:
+        _check_file_name(f"{stem}.png")
+        if (label, stem.casefold()) in self._taken:
+            raise DataError(
+                f"Two images of class {self.owner.class_names[label]!r} would be written as"
+                f" {self.name}/{self.owner.class_names[label]}/{stem}.png.",
+                "Rename one of them; names that differ in case alone count as alike.",
+            )
+        self._taken.add((label, stem.casefold()))
 
 
 def png_bytes(image: NDArray[np.uint8], *, compress: bool = False) -> bytes:
@@ -267,7 +316,7 @@ def _check_target(folder: Path, *, replace: bool) -> None:
         raise RunFolderError(f"{folder} is a file, not a folder.", "Choose another --out folder.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    ours = (folder / TRUTH_FILE).is_file()
+    ours = (folder / TRUTH_FILE).is_file() or (folder / CARD_FILE).is_file()
     if not ours:
         raise RunFolderError(
             f"{folder} is not empty and holds no set of shortcut-audit.",
@@ -300,6 +349,24 @@ def _check_class_names(names: Sequence[str]) -> None:
                 " file systems.",
                 "Merge or rename them, or write arrays alone: --format npz.",
             )
+
+
+def _check_file_name(name: str) -> None:
+    """Raise DataError for a name that would leave its folder, or that some file system cannot hold."""
+    if name.startswith(".") or _UNSAFE.search(name):
+        raise DataError(f"An image cannot be written as {name!r}.", "Give it a plain file name.")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read piece by piece."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _checksums(folder: Path) -> str:
+    """The SHA-256 of every file below `folder`, as `sha256sum` writes and checks them."""
+    files = sorted((p.relative_to(folder).as_posix(), p) for p in folder.rglob("*") if p.is_file())
+    return "".join(f"{file_digest(path)}  {name}\n" for name, path in files)
 
 
 @contextmanager
