@@ -186,16 +186,19 @@ def saturate(image: Tensor, generator: np.random.Generator, factor: float, offse
 
 
 def pixelate(image: Tensor, generator: np.random.Generator, scale: float) -> Tensor:
-    """Brought down to `scale` of its size by area means, and back up in blocks."""
-    # kornia's area resize lets neighbouring blocks share pixels, which blurs at some scales and not at
-    # others; here a pixel on a border is divided between them.
+    """Brought down to `scale` of its size by area means, and back up in blocks.
+
+    A pixel that two blocks share is divided between them, both ways.
+    """
+    # Resizing to the nearest pixel moves blocks by up to a pixel: at scales near 1 that changes images
+    # more than blocks twice as coarse do, and kornia's area resize blurs at some scales and not at others.
     height, width = image.shape[-2:]
-    small = _block_means(image.double().numpy(), max(int(height * scale), 1), axis=-2)
-    small = _block_means(small, max(int(width * scale), 1), axis=-1)
-    blocks: Tensor = kornia.geometry.resize(
-        _as_tensor(small, image), (height, width), interpolation="nearest"
-    )
-    return blocks
+    rows, columns = max(int(height * scale), 1), max(int(width * scale), 1)
+    blocks = image.double().numpy()
+    for axis, lengths in ((-2, (rows, height)), (-1, (columns, width))):
+        for length in lengths:
+            blocks = _area_means(blocks, length, axis)
+    return _as_tensor(blocks, image)
 
 
 def haze(image: Tensor, generator: np.random.Generator, density: float) -> Tensor:
@@ -239,16 +242,16 @@ def gaussian_kernel(sigma: float) -> FloatArray:
 
 @lru_cache(maxsize=64)
 def disk_kernel(radius: float) -> FloatArray:
-    """Share of each pixel that a disk of `radius` pixels around the middle one covers, summing to 1.
+    """A disk of `radius` pixels around the middle one, summing to 1, (n, n), n odd.
 
-    (n, n), n odd; counted on 16 x 16 points a pixel.
+    Its points, 16 x 16 a pixel, share themselves out to the four pixels around them, so that a disk
+    smaller than a pixel blurs, too.
     """
-    finer = 16
-    reach = max(math.ceil(radius - 0.5), 0)
-    n_pixels = 2 * reach + 1
-    points = (np.arange(n_pixels * finer) + 0.5) / finer - n_pixels / 2
+    reach = math.ceil(radius)
+    points = (np.arange(-16 * reach, 16 * reach) + 0.5) / 16
     inside = np.hypot(points[:, None], points[None]) <= radius
-    return _normal(inside.reshape(n_pixels, finer, n_pixels, finer).mean(axis=(1, 3)))
+    shares = np.clip(1 - np.abs(np.arange(-reach, reach + 1)[:, None] - points[None]), 0, None)
+    return _normal(shares @ inside @ shares.T)
 
 
 def line_kernel(length: float, direction: float) -> FloatArray:
@@ -270,15 +273,18 @@ def line_kernel(length: float, direction: float) -> FloatArray:
     return _normal(kernel[:-1, :-1])
 
 
-def _block_means(pixels: FloatArray, n_blocks: int, axis: int) -> FloatArray:
-    """Means over `n_blocks` equal stretches of an axis, from running sums read between pixels."""
+def _area_means(pixels: FloatArray, n_stretches: int, axis: int) -> FloatArray:
+    """Means over equal stretches of an axis, more or fewer than it has pixels.
+
+    Taken from running sums that are read between pixels.
+    """
     lines = np.moveaxis(pixels, axis, -1)
     length = lines.shape[-1]
     sums = np.concatenate([np.zeros((*lines.shape[:-1], 1)), lines.cumsum(axis=-1)], axis=-1)
-    borders = np.arange(n_blocks + 1) * (length / n_blocks)
+    borders = np.arange(n_stretches + 1) * (length / n_stretches)
     before = np.minimum(borders.astype(int), length - 1)
     at_borders = sums[..., before] + (borders - before) * lines[..., before]
-    return np.moveaxis(np.diff(at_borders) * (n_blocks / length), -1, axis)
+    return np.moveaxis(np.diff(at_borders) * (n_stretches / length), -1, axis)
 
 
 def _normal(weights: FloatArray) -> FloatArray:
@@ -372,7 +378,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     ),
     "defocus_blur": Corruption(
         defocus_blur,
-        (Parameter("radius", (0.55, 0.82, 1.05, 1.2, 1.55), (3, 4, 6, 8, 10), is_length=True),),
+        (Parameter("radius", (0.38, 0.59, 0.85, 1.02, 1.42), (3, 4, 6, 8, 10), is_length=True),),
         f"{_HD}; at 32 pixels, disks as wide (standard deviation) as the kernels of CIFAR-10-C",
     ),
     "motion_blur": Corruption(
