@@ -17,7 +17,7 @@ from shortcut_audit.data.downloads import Progress, RawFile, fetch, raw_file, un
 from shortcut_audit.data.pixels import common_shape, make_transform
 from shortcut_audit.data.recipes import Recipe, RecipeSplit, how_to_get
 from shortcut_audit.data.sources import ArraySource, FilesSource, open_source
-from shortcut_audit.data.writing import CARD_FILE, SetWriter
+from shortcut_audit.data.writing import CARD_FILE, SetWriter, check_target
 from shortcut_audit.errors import DataError
 from shortcut_audit.results.provenance import Preprocessing
 from shortcut_audit.version import __version__
@@ -48,6 +48,7 @@ def build_set(
     the set. Raises DataError, saying what to get and where to put it, when files are missing or are
     not those of the recipe.
     """
+    check_target(out, replace=replace)
     _get(recipe, root, on_progress)
     raw_files = _found_files(recipe, root)
     splits = {name: _open_split(recipe, name, root) for name in recipe.splits}

@@ -34,6 +34,7 @@ __all__ = [
     "FORMATS",
     "SetWriter",
     "SplitWriter",
+    "check_target",
     "file_digest",
     "png_bytes",
     "set_formats",
@@ -85,7 +86,7 @@ class SetWriter:
         replace: bool = False,
         compress: bool = False,
     ) -> None:
-        _check_target(folder, replace=replace)
+        check_target(folder, replace=replace)
         if "png" in formats:
             _check_class_names(class_names)
         self.folder = folder
@@ -311,7 +312,8 @@ def _npz_entry(
         yield stream
 
 
-def _check_target(folder: Path, *, replace: bool) -> None:
+def check_target(folder: Path, *, replace: bool) -> None:
+    """Raise RunFolderError for a folder that a new set may not take the place of."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, not a folder.", "Choose another --out folder.")
     if not folder.is_dir() or not any(folder.iterdir()):
