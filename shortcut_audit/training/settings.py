@@ -46,7 +46,7 @@ class TrainSettings(BaseModel):
             " [default: 0.0005 for sgd, 0.05 for adamw]",
         ),
     ] = _DEFAULTS["sgd"][1]
-    epochs: Annotated[int, Field(ge=1, description="Times that each image is seen.")] = 20
+    epochs: Annotated[int, Field(ge=1, description="Times that each image is seen.")] = 15
     batch_size: Annotated[
         int, Field(ge=1, description="Images per step, at most; an epoch is cut into equal batches.")
     ] = 64
@@ -57,7 +57,7 @@ class TrainSettings(BaseModel):
             description="Epochs (or a part of one) in which the rate rises from 0."
             " [default: a tenth of all, at most 5]",
         ),
-    ] = 2.0
+    ] = 1.5
     label_smoothing: Annotated[
         float, Field(ge=0, lt=1, description="Share of each label spread over all classes.")
     ] = 0.0

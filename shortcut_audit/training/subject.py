@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from shortcut_audit.errors import ModelError, SettingsError
+from shortcut_audit.errors import AuditError, ModelError, SettingsError
 from shortcut_audit.models.classifier import borrowed, count_parameters, seeded, weights_digest
 from shortcut_audit.models.loading import LoadedModel, ModelRequest, load_model, preprocessing_of
 from shortcut_audit.results.provenance import Preprocessing
@@ -104,22 +106,28 @@ def build_subject(
     """
     loaded = _load(choice, settings, n_classes)
     size = choice.size
-    if not choice.is_factory:
-        own = tuple(dict(loaded.config or {}).get("input_size") or (3, 224, 224))[1:]
-        untrained = _is_name(choice) and not settings.pretrained
+    record = dict(loaded.config or {})
+    own = tuple(record.get("input_size") or (3, 224, 224))[1:]
+    if size is None and not choice.is_factory:
         # Always named: the saved record says the same size, and that nothing is cropped off.
-        size = size or (image_shape[1:] if untrained and image_shape is not None else own)
-        _adapt_size(loaded, size)
+        untrained = _is_name(choice) and not settings.pretrained
+        size = image_shape[1:] if untrained and image_shape is not None else own
     preprocessing = preprocessing_of(loaded, image_shape, mean=choice.mean, std=choice.std, size=size)
-    digest = weights_digest(loaded.network)
-    return Subject(
+    subject = Subject(
         choice=choice,
         network=loaded.network,
         architecture=loaded.architecture,
-        record=dict(loaded.config or {}),
+        record=record,
         preprocessing=preprocessing,
-        digest=digest,
-        layout=_layout(loaded.network, preprocessing, settings, device, n_classes),
+        digest="",
+        layout=torch.contiguous_format,
+    )
+    if not choice.is_factory and record.get("fixed_input_size") and size != own:
+        subject = replace(subject, network=_for_size(subject, settings, n_classes, own))
+    return replace(
+        subject,
+        digest=weights_digest(subject.network),
+        layout=_layout(subject.network, preprocessing, settings, device, n_classes),
     )
 
 
@@ -155,24 +163,48 @@ def _load(choice: ModelChoice, settings: TrainSettings, n_classes: int) -> Loade
     return loaded
 
 
-def _adapt_size(loaded: LoadedModel, size: tuple[int, int]) -> None:
-    """Rebuild what hangs on the image size, in networks that take one size only."""
-    record = dict(loaded.config or {})
-    own = tuple(record.get("input_size") or (0, 0, 0))[1:]
-    if not record.get("fixed_input_size") or own == size:
-        return
-    adapt = getattr(loaded.network, "set_input_size", None)
+def _for_size(
+    subject: Subject, settings: TrainSettings, n_classes: int, own: tuple[int, ...]
+) -> nn.Module:
+    """The network of a timm architecture that takes one size only, made for another one.
+
+    It is built from the record that will be saved, just as the audit will build it; weights that it
+    starts from are adapted by timm, where that gives the same network.
+    """
+    pre, old = subject.preprocessing, subject.network
+    size = (pre.height, pre.width)
     try:
-        if adapt is None:
-            raise ValueError("it is built for that size alone")
-        adapt(img_size=size)
+        with tempfile.TemporaryDirectory() as folder:
+            text = json.dumps(_config(subject, [str(label) for label in range(n_classes)]))
+            (Path(folder) / CONFIG_FILE).write_text(text, encoding="utf-8")
+            new = load_model(
+                ModelRequest(
+                    spec=f"local-dir:{folder}", pretrained=False, n_classes=n_classes, seed=settings.seed
+                )
+            ).network
+        if not (_is_name(subject.choice) and not settings.pretrained):
+            old.set_input_size(img_size=size)  # type: ignore[operator]
+            new.load_state_dict(old.state_dict())
+            _require_equal(old, new, (pre.channels, *size))
     except Exception as error:  # timm's models each have their own ways to say no
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ModelError(
-            f"{loaded.spec} takes images of {own[0]} x {own[1]}, and cannot be made for"
-            f" {size[0]} x {size[1]}: {reason}.",
+            f"{subject.choice.spec} takes images of {own[0]} x {own[1]}, and cannot be made for"
+            f" {size[0]} x {size[1]}: {_first_line(error)}.",
             f"Give --size {own[0]}, or a convolutional network (timm:resnet18).",
         ) from error
+    return new
+
+
+def _require_equal(old: nn.Module, new: nn.Module, shape: tuple[int, int, int]) -> None:
+    images = torch.linspace(-1, 1, math.prod(shape)).reshape(1, *shape)
+    with torch.no_grad():
+        if not torch.allclose(old.eval()(images), new.eval()(images), atol=1e-4):
+            raise ValueError("with these weights it would not be the same network")
+
+
+def _first_line(error: Exception) -> str:
+    text = error.problem if isinstance(error, AuditError) else str(error)
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _layout(
