@@ -129,7 +129,10 @@ def _class_and_share(wanted: str, names: list[str]) -> tuple[str, float | None]:
 
 
 def _plane_mask(argument: str, grid: FrequencyGrid) -> BoolArray:
-    """The orbits of a mask over the full plane, from a file."""
+    """The orbits of a mask over the full plane, from a file.
+
+    Where zero frequency lies has to be said: of even sizes, a Hermitian plane is one in either reading.
+    """
     where, _, layout = argument.rpartition("@")
     if layout.lower() not in _LAYOUTS:
         raise SettingsError(
@@ -174,18 +177,8 @@ def _plane_in(path: Path) -> NDArray[Any]:
             with Image.open(path) as image:
                 return np.asarray(image.convert("L"))
         if path.suffix.lower() in {".npy", ".npz"}:
-            loaded = np.load(path, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            with loaded:
-                names = list(loaded)
-                name = "mask" if "mask" in names else names[0] if len(names) == 1 else None
-                if name is not None:
-                    return np.asarray(loaded[name])
-                raise SettingsError(
-                    f"{path} holds {len(names)} arrays, and none is named mask.",
-                    "Save one: np.savez(path, mask=mask)",
-                )
+            with path.open("rb") as stream:
+                return _array_in(np.load(stream, allow_pickle=False), path)
     except (
         OSError,
         ValueError,
@@ -196,6 +189,20 @@ def _plane_in(path: Path) -> NDArray[Any]:
     ) as error:
         raise _unreadable(path, error) from error
     raise SettingsError(f"The mask in {path} is of no known kind.", "Save it as .npy, .npz or .png.")
+
+
+def _array_in(loaded: Any, path: Path) -> NDArray[Any]:
+    """The array of an `.npy`; that named `mask`, or the only one, of an `.npz`."""
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    names = list(loaded)
+    name = "mask" if "mask" in names else names[0] if len(names) == 1 else None
+    if name is None:
+        raise SettingsError(
+            f"{path} holds {len(names)} arrays, and none is named mask.",
+            "Save one: np.savez(path, mask=mask)",
+        )
+    return np.asarray(loaded[name])
 
 
 def _two_valued(plane: NDArray[Any], path: Path) -> BoolArray:
@@ -223,9 +230,10 @@ def _listed_orbits(argument: str, grid: FrequencyGrid) -> BoolArray:
         raise _unreadable(path, error) from error
     try:
         pairs = _pairs_in_json(text) if text.lstrip()[:1] in {"[", "{"} else _pairs_in_table(text)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
         raise SettingsError(
-            f"{path} is no list of orbits: {str(error).splitlines()[0] if str(error) else error!r}.",
+            f"{path} is no list of orbits ({reason}).",
             "Write two whole numbers a line, u and v, or JSON: [[5, 9], [-11, 4]]",
         ) from error
     return orbit_mask(grid, pairs)
@@ -248,9 +256,9 @@ def _pairs_in_table(text: str) -> list[tuple[int, int]]:
 
 
 def _pair(values: Any) -> tuple[int, int]:
-    u, v = values
-    if int(u) != float(u) or int(v) != float(v):
-        raise ValueError(f"({u}, {v}) are no whole numbers")
+    u, v = (float(value) for value in values)
+    if not (u.is_integer() and v.is_integer()):
+        raise ValueError(f"({u:g}, {v:g}) are no whole numbers")
     return int(u), int(v)
 
 
