@@ -62,11 +62,27 @@ def from_reader(spec: str, name: str, split: str, root: Path | None = None) -> I
     except Exception as error:  # each reader, hub and file system raises its own kinds
         raise DataError(
             f"timm cannot open {spec}: {str(error).splitlines()[0] if str(error) else error!r}",
-            "Check the name and the split (NAME::split), and the network if it lies on a hub.",
+            _what_to_try(spec),
         ) from error
     if not hasattr(reader, "__getitem__"):
         return _spooled_reader(spec, reader, n_images)
     return _indexed_reader(spec, reader, n_images)
+
+
+def _what_to_try(spec: str) -> str:
+    """How to go on where a reader fails, for want of a network or of the right name."""
+    kind, _, name = spec.partition("::")[0].partition("/")
+    if kind in {"hfds", "hfids"} and not Path(name).exists():
+        return (
+            f"Check the name and the split (NAME::split). Without a network: download it elsewhere with"
+            f" `hf download --repo-type dataset {name} --local-dir FOLDER`, and give {kind}/FOLDER::split."
+        )
+    if kind == "tfds":
+        return (
+            f"Check the name and the split (NAME::split). Without a network: prepare it elsewhere with"
+            f" `tfds build {name}`, and put it into ~/tensorflow_datasets."
+        )
+    return "Check the name and the split (NAME::split)."
 
 
 def _indexed_reader(spec: str, reader: Any, n_images: int) -> ImageSource:
@@ -75,8 +91,10 @@ def _indexed_reader(spec: str, reader: Any, n_images: int) -> ImageSource:
         labels = [int(label) for label in reader.targets]
     elif samples is not None and len(samples) == n_images and isinstance(samples[0], tuple):
         labels = [int(sample[1]) for sample in samples]
+    elif hasattr(reader, "iter_targets"):
+        labels = [int(label) for label in reader.iter_targets()]
     else:
-        labels = [int(reader[index][1]) for index in range(n_images)]
+        labels = [_label(reader, index) for index in range(n_images)]
     return FilesSource(
         spec=spec,
         class_names=_reader_classes(reader, labels),
@@ -84,6 +102,14 @@ def _indexed_reader(spec: str, reader: Any, n_images: int) -> ImageSource:
         names=[str(name) for name in reader.filenames()],
         open_bytes=_ReaderOpener(reader),
     )
+
+
+def _label(reader: Any, index: int) -> int:
+    opened, label, *_ = reader[index]
+    # Readers open a file for the image along with its label.
+    if hasattr(opened, "close"):
+        opened.close()
+    return int(label)
 
 
 @dataclass(frozen=True)
