@@ -191,7 +191,7 @@ def pixelate(image: Tensor, generator: np.random.Generator, scale: float) -> Ten
     A pixel that two blocks share is divided between them, both ways.
     """
     # Resizing to the nearest pixel moves blocks by up to a pixel: at scales near 1 that changes images
-    # more than blocks twice as coarse do, and kornia's area resize blurs at some scales and not at others.
+    # more than blocks twice as coarse do; kornia's area resize blurs at some scales and not at others.
     height, width = image.shape[-2:]
     rows, columns = max(int(height * scale), 1), max(int(width * scale), 1)
     blocks = image.double().numpy()
@@ -418,8 +418,8 @@ CORRUPTIONS: dict[str, Corruption] = {
     ),
     "haze": Corruption(
         haze,
-        (Parameter("density", (0.17, 0.33, 0.43, 0.5, 0.6), (0.6, 0.67, 0.71, 0.75, 0.8)),),
-        f"ours, in the place of fog; as dense as that of {_HD}",
+        (Parameter("density", (0.17, 0.33, 0.43, 0.5, 0.6), (0.4, 0.55, 0.7, 0.8, 0.9)),),
+        f"ours, in the place of fog; at 32 pixels as dense as that of {_HD}",
         is_random=True,
     ),
     "elastic": Corruption(

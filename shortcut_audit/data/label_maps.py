@@ -333,5 +333,5 @@ def _listed(names: Sequence[str]) -> str:
 def _nearest(name: str, known: Sequence[str]) -> str:
     """` (do you mean 'cat'?)`, or nothing."""
     by_fold = {each.casefold(): each for each in known}
-    close = difflib.get_close_matches(name.casefold(), list(by_fold), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name.casefold(), list(by_fold), n=1, cutoff=0.6)
     return f" (do you mean {by_fold[close[0]]!r}?)" if close else ""
