@@ -42,7 +42,7 @@ def by_excess(result: AuditResult) -> list[ClassShortcut]:
 def headline(result: AuditResult) -> str:
     """What was measured and what stands out, in two or three sentences."""
     accuracy = result.predictions.accuracy
-    model, data = result.provenance.model, result.provenance.data
+    model, data = result.model, result.provenance.data
     n_maps = len(result.shortcuts.by_class)
     return (
         f"{model.architecture} calls {percent(accuracy.value)} of {accuracy.n} images by their class"

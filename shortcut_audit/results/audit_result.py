@@ -16,20 +16,24 @@ from shortcut_audit.results.findings import (
     ClassSpectraFinding,
     DominantFrequenciesFinding,
     Finding,
+    InvitationsFinding,
     PredictionsFinding,
     ShortcutsFinding,
+    SpectrumProbeFinding,
+    TruthFinding,
 )
-from shortcut_audit.results.provenance import Provenance, Timing
-from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.provenance import ModelProvenance, Provenance, Timing
+from shortcut_audit.results.settings import AuditSettings, DataAuditSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FORMAT", "AuditResult", "GridShape", "SkippedImage"]
 
-FORMAT = 1
+FORMAT = 2
 
 F = TypeVar("F", bound=BaseModel)
+_NO_MODEL = "This is an audit of data, without a model."
 
 
 class GridShape(BaseModel):
@@ -60,9 +64,9 @@ class AuditResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[1], Field(description="Format number of this file.")] = 1
+    format: Annotated[Literal[2], Field(description="Format number of this file.")] = 2
     provenance: Provenance
-    settings: AuditSettings
+    settings: AuditSettings | DataAuditSettings
     grid: GridShape
     findings: tuple[Finding, ...]
     notes: Annotated[
@@ -102,10 +106,32 @@ class AuditResult(BaseModel):
         """Arrays by name."""
         return self._arrays
 
+    @property
+    def of_data(self) -> bool:
+        """Whether the data alone were audited, without a model."""
+        return self.provenance.model is None
+
+    @property
+    def model(self) -> ModelProvenance:
+        """The audited model. Raises ResultError where the data alone were audited."""
+        if self.provenance.model is None:
+            raise ResultError(_NO_MODEL, "Run `shortcut-audit audit` with a model.")
+        return self.provenance.model
+
+    @property
+    def model_settings(self) -> AuditSettings:
+        """Settings of the audit of a model. Raises ResultError where the data alone were audited."""
+        if not isinstance(self.settings, AuditSettings):
+            raise ResultError(_NO_MODEL, "Run `shortcut-audit audit` with a model.")
+        return self.settings
+
+    def _found(self, kind: type[F]) -> F | None:
+        return next((finding for finding in self.findings if isinstance(finding, kind)), None)
+
     def _finding(self, kind: type[F]) -> F:
-        for finding in self.findings:
-            if isinstance(finding, kind):
-                return finding
+        finding = self._found(kind)
+        if finding is not None:
+            return finding
         raise ResultError(
             f"This result holds no {kind.__name__}.", "Run the audit again with this version."
         )
@@ -129,6 +155,21 @@ class AuditResult(BaseModel):
     def shortcuts(self) -> ShortcutsFinding:
         """TPR and FPR under the maps."""
         return self._finding(ShortcutsFinding)
+
+    @cached_property
+    def spectrum_probe(self) -> SpectrumProbeFinding:
+        """What amplitudes alone tell, before any model."""
+        return self._finding(SpectrumProbeFinding)
+
+    @cached_property
+    def invitations(self) -> InvitationsFinding:
+        """Class-band pairs that invite a shortcut, before any model."""
+        return self._finding(InvitationsFinding)
+
+    @cached_property
+    def truth(self) -> TruthFinding | None:
+        """The audit against the known truth of the set; None where nothing is known."""
+        return self._found(TruthFinding)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -22,10 +22,17 @@ __all__ = [
     "DominantFrequenciesFinding",
     "ExamplePrediction",
     "Finding",
+    "Invitation",
+    "InvitationsFinding",
+    "PatternRecovery",
     "PredictionsFinding",
+    "ProbeResult",
+    "ProbeScore",
     "Rate",
     "Reliability",
     "ShortcutsFinding",
+    "SpectrumProbeFinding",
+    "TruthFinding",
     "Verdict",
 ]
 
@@ -108,14 +115,151 @@ class PredictionsFinding(Frozen):
 
 
 class ClassSpectraFinding(Frozen):
-    """Mean amplitude spectra of the classes, before any model (both splits).
+    """Mean spectra of the classes, before any model (both splits).
 
-    Arrays, both (n_classes, n_orbits): `class_spectra/amplitude` mean |F|, averaged over channels;
-    `class_spectra/adcs` in [1-C, C-1].
+    `slope_by_class`: -d log amplitude / d log radius of the mean spectrum, up to the Nyquist radius;
+    photographs have about 1. None where the spectrum is empty. Arrays: `class_spectra/amplitude`
+    (n_classes, n_orbits) mean |F|, averaged over channels; `class_spectra/adcs` (n_classes, n_orbits)
+    in [1-C, C-1]; `class_spectra/band_energy` (n_classes, n_bands) mean over images of the sum of
+    members * |F|^2, averaged over channels (not in audits of format 1).
     """
 
     measure: Literal["class_spectra"] = "class_spectra"
     n_images_by_class: tuple[int, ...]
+    slope_by_class: tuple[float | None, ...] = ()
+
+
+class ProbeScore(Frozen):
+    """How well a linear classifier recognises one class from amplitudes alone, on images held out.
+
+    `recall`: of the class's images; `false`: share of all other images that it calls the class. Blind
+    guessing makes the two equal, whatever it favours, so their difference is the gain over chance.
+    """
+
+    recall: Rate
+    false: Rate
+
+    @property
+    def over_chance(self) -> float:
+        """recall - false, in [-1, 1]."""
+        return (self.recall.value or 0.0) - (self.false.value or 0.0)
+
+    @property
+    def low(self) -> float:
+        """A cautious lower end of `over_chance`: the ends of both intervals."""
+        return self.recall.low - self.false.high
+
+    @property
+    def high(self) -> float:
+        """A cautious upper end of `over_chance`."""
+        return self.recall.high - self.false.low
+
+
+class ProbeResult(Frozen):
+    """The probe on one part of the spectrum.
+
+    `part`: `all` orbits, one radial band (`band 1` ..), or `mean and contrast`: no frequency, but the
+    mean and the standard deviation of each channel, for comparison.
+    """
+
+    part: str
+    band: int | None = None
+    n_features: int
+    balanced_accuracy: Annotated[float, Field(description="Mean recall over classes.")]
+    by_class: tuple[ProbeScore, ...]
+
+
+class SpectrumProbeFinding(Frozen):
+    """How much of the task the amplitude spectrum solves before any network is trained.
+
+    A linear classifier (linear discriminant analysis) on log amplitudes pooled into cells of radius
+    and direction, cross-validated in `n_folds`; phase never enters. Blind guessing has a balanced
+    accuracy of `chance`. `reason` says why there are no results, where there are none.
+    """
+
+    measure: Literal["spectrum_probe"] = "spectrum_probe"
+    n_folds: int
+    n_images: int
+    chance: float
+    results: tuple[ProbeResult, ...]
+    reason: str = ""
+
+
+class Invitation(Frozen):
+    """A band in which one class stands out so that a model may take it for the class.
+
+    `evidence`: `orbits` (single waves stronger than their surroundings), `ring` (all directions within
+    `radius`), `block grid` (lines between blocks of pixels) or `probe` (amplitudes of this band, and
+    of no other, tell the class). `excess`: log power over that of the surroundings, less the same in
+    the other classes (nats). `amplitude`: of an added wave that would explain it, in 1/255, per orbit.
+    `auc`: how well the excess of a single image tells the class from the others, with `auc_low` and
+    `auc_high`. `z`: in units of sampling error and of the natural differences between classes at that
+    radius together; `p_value` adjusted for all `n_tests` of the audit. Numbers that a kind of evidence
+    does not have are None.
+    """
+
+    class_name: str
+    band: Annotated[int, Field(ge=1)]
+    evidence: Literal["orbits", "ring", "block grid", "probe"]
+    orbits: tuple[tuple[int, int], ...] = ()
+    n_orbits: int
+    radius: tuple[float, float]
+    excess: float | None = None
+    amplitude: float | None = None
+    auc: float | None = None
+    auc_low: float | None = None
+    auc_high: float | None = None
+    z: float | None = None
+    p_value: float | None = None
+    over_chance: float | None = None
+
+
+class InvitationsFinding(Frozen):
+    """The class-band pairs that invite a shortcut.
+
+    `n_tests`: comparisons made; `threshold`: z that one has to pass. Array: `invitations/z`
+    (n_classes, n_orbits), 0 where an orbit cannot be compared with its surroundings.
+    """
+
+    measure: Literal["invitations"] = "invitations"
+    items: tuple[Invitation, ...]
+    n_tests: int
+    threshold: float
+    reason: str = ""
+
+
+class PatternRecovery(Frozen):
+    """What an audit made of one planted pattern, for one class that carries it.
+
+    `expected`: whether orbits of this class should be named (a decoy or a cast should not).
+    `bands_found`: of `bands`, those named for the class (audit of the data). `ranks`: of the planted
+    orbits in the class's map, 1 = most important, and `n_in_map` those in its kept share (audit of a
+    model). None where the audit says nothing of it.
+    """
+
+    pattern: str
+    class_name: str
+    expected: bool
+    bands: tuple[int, ...]
+    n_orbits: int
+    bands_found: tuple[int, ...] | None = None
+    n_in_map: int | None = None
+    ranks: tuple[int, ...] | None = None
+
+
+class TruthFinding(Frozen):
+    """The audit against the known truth of a set that the toolkit made.
+
+    `reason` says why it was not compared, where it was not. `false_names`: class and band pairs that
+    the audit of the data names and the truth does not know.
+    """
+
+    measure: Literal["truth"] = "truth"
+    name: str
+    kind: str
+    by_pattern: tuple[PatternRecovery, ...] = ()
+    false_names: tuple[tuple[str, int], ...] | None = None
+    reason: str = ""
 
 
 class ClassMap(Frozen):
@@ -182,6 +326,12 @@ class ShortcutsFinding(Frozen):
 
 
 Finding = Annotated[
-    PredictionsFinding | ClassSpectraFinding | DominantFrequenciesFinding | ShortcutsFinding,
+    PredictionsFinding
+    | ClassSpectraFinding
+    | SpectrumProbeFinding
+    | InvitationsFinding
+    | DominantFrequenciesFinding
+    | ShortcutsFinding
+    | TruthFinding,
     Field(discriminator="measure"),
 ]

@@ -63,6 +63,7 @@ class DataProvenance(_Frozen):
     digest: str
     n_available: int
     n_used: int
+    preprocessing: Annotated[Preprocessing | None, Field(description="Where no model states it.")] = None
     class_names: tuple[str, ...]
     outputs: Annotated[tuple[int, ...], Field(description="Model output of each class.")]
     n_search_by_class: tuple[int, ...]
@@ -82,7 +83,7 @@ class Provenance(_Frozen):
     tool: str = "shortcut-audit"
     versions: dict[str, str]
     command: str
-    model: ModelProvenance
+    model: Annotated[ModelProvenance | None, Field(description="None: the data alone were audited.")]
     data: DataProvenance
     seed: int
     device: str
@@ -101,7 +102,7 @@ class Timing(_Frozen):
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python, this package and every package that can change a number."""
-    packages = ("torch", "torchvision", "timm", "kornia", "numpy", "scipy", "pillow")
+    packages = ("torch", "torchvision", "timm", "kornia", "numpy", "scipy", "scikit-learn", "pillow")
     versions = {"python": platform.python_version(), "shortcut-audit": __version__}
     for package in packages:
         try:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shortcut_audit.errors import SettingsError
 
-__all__ = ["RESPONSES", "AuditSettings", "DataDomain", "DcPolicy", "Response", "settings_from"]
+__all__ = [
+    "RESPONSES",
+    "AuditSettings",
+    "DataAuditSettings",
+    "DataDomain",
+    "DcPolicy",
+    "Response",
+    "data_settings_from",
+    "settings_from",
+]
+
+S = TypeVar("S", bound=BaseModel)
 
 Response = Literal["log-odds", "cross-entropy", "squared-logit-change"]
 RESPONSES: tuple[Response, ...] = ("log-odds", "cross-entropy", "squared-logit-change")
@@ -68,19 +79,48 @@ class AuditSettings(BaseModel):
     ] = False
 
 
+class DataAuditSettings(BaseModel):
+    """Everything a user may choose about a look at the data alone, without a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_class: Annotated[int, Field(ge=4, description="Most images used of each class.")] = 1000
+    folds: Annotated[
+        int, Field(ge=2, le=50, description="Folds of the cross-validation of the spectrum-only probe.")
+    ] = 5
+    significance: Annotated[
+        float,
+        Field(gt=0, lt=0.5, description="Chance of naming any band at all where none is special."),
+    ] = 0.01
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="Seed of the choice of images and folds.")] = 0
+    skip_unreadable: Annotated[
+        bool, Field(description="Leave unreadable images out, and say so, instead of stopping.")
+    ] = False
+
+
 def _named(where: tuple[int | str, ...]) -> str:
     """A setting as both the library and the command line call it."""
     name = str(where[0]) if where else "settings"
-    return f"{name} (--{name.replace('_', '-')})" if name in AuditSettings.model_fields else name
+    known = {*AuditSettings.model_fields, *DataAuditSettings.model_fields}
+    return f"{name} (--{name.replace('_', '-')})" if name in known else name
 
 
 def settings_from(values: dict[str, Any]) -> AuditSettings:
-    """Validate `values` into settings.
+    """Validate `values` into settings of an audit.
 
     Raises SettingsError with one sentence naming each setting that is wrong.
     """
+    return _validated(AuditSettings, values, "audit")
+
+
+def data_settings_from(values: dict[str, Any]) -> DataAuditSettings:
+    """Validate `values` into settings of a look at the data. Raises SettingsError likewise."""
+    return _validated(DataAuditSettings, values, "data")
+
+
+def _validated(kind: type[S], values: dict[str, Any], command: str) -> S:
     try:
-        return AuditSettings(**values)
+        return kind(**values)
     except ValidationError as error:
         faults = [
             f"{_named(fault['loc'])} was given as {fault['input']!r}: {fault['msg'].lower()}"
@@ -88,5 +128,5 @@ def settings_from(values: dict[str, Any]) -> AuditSettings:
         ]
         raise SettingsError(
             f"These settings do not hold: {'; '.join(faults)}.",
-            "See `shortcut-audit audit --help` for what each one takes.",
+            f"See `shortcut-audit {command} --help` for what each one takes.",
         ) from error

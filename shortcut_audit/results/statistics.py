@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["proportion_interval", "spearman", "spearman_brown", "split_half_correlation"]
+__all__ = ["auc_interval", "proportion_interval", "spearman", "spearman_brown", "split_half_correlation"]
 
 
 def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -22,6 +22,25 @@ def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[fl
 
     interval = binomtest(hits, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def auc_interval(
+    own: NDArray[np.floating], others: NDArray[np.floating], confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """How well a number tells `own` (n,) from `others` (m,): area under the ROC curve, low, high.
+
+    The share of pairs in which the own value is the larger, ties half. Interval after Hanley and
+    McNeil (1982), within [0, 1]. Both samples must hold something.
+    """
+    from scipy.stats import norm, rankdata
+
+    n, m = len(own), len(others)
+    ranks = rankdata(np.concatenate([own, others]))
+    auc = float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+    both_own, both_others = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (n - 1) * (both_own - auc**2) + (m - 1) * (both_others - auc**2)
+    half = float(norm.isf((1 - confidence) / 2)) * float(np.sqrt(max(variance, 0.0) / (n * m)))
+    return auc, max(0.0, auc - half), min(1.0, auc + half)
 
 
 def spearman(a: NDArray[np.floating], b: NDArray[np.floating]) -> float | None:

@@ -160,6 +160,9 @@ def load_result(folder: Path) -> AuditResult:
             f"{path} has format {found}; this version reads up to {FORMAT}.",
             "Upgrade shortcut-audit.",
         )
+    if found == 1:
+        # Format 2 added audits of data, and findings that format 1 cannot have.
+        content["format"] = FORMAT
     try:
         result = AuditResult.model_validate(content)
     except ValidationError as error:

@@ -25,7 +25,7 @@ def notes_on(result: AuditResult, images: AuditImages, *, batch_matters: bool) -
 
 def _on_accuracy(result: AuditResult) -> str:
     accuracy = result.predictions.accuracy
-    chance = 1 / result.provenance.model.n_outputs
+    chance = 1 / result.model.n_outputs
     if accuracy.low > chance:
         return ""
     return (
@@ -44,7 +44,7 @@ def _on_batches(result: AuditResult) -> str:
 
 
 def _on_normalisation(result: AuditResult) -> str:
-    if "nobody" not in result.provenance.model.preprocessing.source:
+    if "nobody" not in result.model.preprocessing.source:
         return ""
     return (
         "Nobody said how the model's inputs are normalised, so it was given plain pixels in [0,1]."
