@@ -110,7 +110,8 @@ def _describe(found: FilteredSet, settings: FilterSettings, formats: tuple[str, 
         f" {len(truth.class_names)} classes; splits {splits}."
     )
     if found.n_skipped:
-        typer.echo(f"  {found.n_skipped:,} unreadable images were left out.")
+        one = found.n_skipped == 1
+        typer.echo(f"  {found.n_skipped:,} unreadable image{' was' if one else 's were'} left out.")
     mean = {"keep": "DC kept", "drop": "DC dropped", "mask": "DC as the mask says"}[settings.dc]
     done = "Kept only" if settings.action == "keep" else "Removed"
     typer.echo(f"  {done} {settings.mask}, in pixels; {mean}. Left: {_left(found)}.")
