@@ -82,7 +82,9 @@ def test_both_forms_hold_the_pixels_labels_and_counts_that_were_added(tmp_path: 
     assert saved.files == ("train", "test", "images.npz")
 
 
-@pytest.mark.parametrize(("formats", "there"), [(("png",), {"train", "test"}), (("npz",), {"images.npz"})])
+@pytest.mark.parametrize(
+    ("formats", "there"), [(("png",), {"train", "test"}), (("npz",), {"images.npz"})]
+)
 def test_one_form_alone_is_what_the_truth_names(
     tmp_path: Path, formats: tuple[str, ...], there: set[str]
 ) -> None:
@@ -322,7 +324,9 @@ def test_a_folder_without_rights_ends_in_one_sentence(
         write(tmp_path / "set")
 
 
-@pytest.mark.parametrize("name", ["", " ", ".", "..", ".hidden", "__x", "a/b", "a\\b", "a:b", "a\nb", "x?"])
+@pytest.mark.parametrize(
+    "name", ["", " ", ".", "..", ".hidden", "__x", "a/b", "a\\b", "a:b", "a\nb", "x?"]
+)
 def test_class_names_that_are_no_folders_are_refused_for_png_and_kept_in_arrays(
     tmp_path: Path, name: str
 ) -> None:

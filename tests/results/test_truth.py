@@ -150,7 +150,8 @@ def made(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "spec", ["{set}", "{set}::test", "{set}/test", "{set}/test/", "{set}/images.npz::test", "{set}/images.npz"]
+    "spec",
+    ["{set}", "{set}::test", "{set}/test", "{set}/test/", "{set}/images.npz::test", "{set}/images.npz"],
 )
 def test_the_truth_is_found_for_every_way_to_name_the_set(made: Path, spec: str) -> None:
     found = find_truth(spec.format(set=made))
@@ -159,7 +160,9 @@ def test_the_truth_is_found_for_every_way_to_name_the_set(made: Path, spec: str)
     assert found[1] == made / TRUTH_FILE
 
 
-@pytest.mark.parametrize("spec", ["set::test", "set/test", "./set", "../base/set/test", "set/images.npz::test"])
+@pytest.mark.parametrize(
+    "spec", ["set::test", "set/test", "./set", "../base/set/test", "set/images.npz::test"]
+)
 def test_the_truth_is_found_from_the_folder_one_stands_in(
     made: Path, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
