@@ -131,6 +131,9 @@ def _remarkable(picture: Image.Image) -> Iterator[str]:
 
 
 def _orientation(picture: Image.Image) -> int:
+    # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
+    if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
+        return 1
     try:
         found = picture.getexif().get(_ORIENTATION, 1)
         return found if isinstance(found, int) else 1

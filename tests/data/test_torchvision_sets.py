@@ -1,4 +1,4 @@
-"""CIFAR and MNIST from their published layouts: torchvision's pixels and labels, and no pickle that runs."""
+"""CIFAR and MNIST from their published layouts: torchvision's pixels, and no pickle that runs."""
 
 from __future__ import annotations
 
