@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import tarfile
 import weakref
@@ -18,6 +19,21 @@ from shortcut_audit.data.sources import FilesSource, ImageSource
 from shortcut_audit.errors import DataError
 
 __all__ = ["from_reader", "from_tar"]
+
+
+# What timm's readers need beyond timm.
+_PACKAGES = {
+    "hfds": "datasets",
+    "hfids": "datasets",
+    "tfds": "tensorflow_datasets",
+    "wds": "webdataset",
+}
+
+
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported; a folder that is merely called so does not count."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def from_tar(spec: str, path: Path, split: str) -> ImageSource:
@@ -47,6 +63,11 @@ def from_tar(spec: str, path: Path, split: str) -> ImageSource:
 def from_reader(spec: str, name: str, split: str, root: Path | None = None) -> ImageSource:
     from timm.data.readers import create_reader
 
+    package = _PACKAGES.get(name.partition("/")[0])
+    if package is not None and not is_installed(package):
+        raise DataError(
+            f"{spec} needs the package {package}, which is not installed.", f"pip install {package}"
+        )
     folder = None
     if root is None and name.startswith("wds/"):
         folder, name = name.removeprefix("wds/"), "wds/"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data.readers.img_extensions import get_img_extensions
 
+from shortcut_audit.data.readers import is_installed
 from shortcut_audit.data.sources import ImageSource, UnreadableImageError, open_source
 from shortcut_audit.errors import DataError
 
@@ -288,3 +289,143 @@ def test_all_forms_of_the_same_images_hold_the_same_pixels_and_labels(tmp_path: 
         assert source.labels.tolist() == labels
         for index, (image, _) in enumerate(pairs):
             np.testing.assert_array_equal(np.asarray(source.read(index)), image.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "test"), ("train",), ("Train", "Val"), ("val", "test", "train")]
+)
+def test_folders_of_splits_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write(tmp_path, f"{name}/cat/1.png", f"{name}/dog/1.png")
+    (tmp_path / "README.md").write_text("a set")
+    (tmp_path / names[0] / ".DS_Store").write_bytes(b"")
+    with pytest.raises(DataError, match=f"{tmp_path} holds (a split|splits) and no classes") as caught:
+        open_source(str(tmp_path))
+    assert all(f"{tmp_path}::{name}" in caught.value.next_step for name in names)
+    for name in names:
+        assert open_source(f"{tmp_path}::{name}").class_names == ("cat", "dog")
+
+
+def test_classes_called_like_splits_stay_classes_where_they_hold_images(tmp_path: Path) -> None:
+    write(tmp_path, "train/1.png", "test/1.png")
+    assert open_source(str(tmp_path)).class_names == ("test", "train")
+    write(tmp_path, "train/more/2.png")
+    assert open_source(str(tmp_path)).class_names == ("test", "train")
+    write(tmp_path, "bus/1.png")
+    assert open_source(str(tmp_path)).class_names == ("bus", "test", "train")
+
+
+def test_one_folder_that_is_no_split_makes_all_of_them_classes(tmp_path: Path) -> None:
+    write(tmp_path, "train/steam/1.png", "bus/red/1.png")
+    assert open_source(str(tmp_path)).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("record", ["truth.json", "card.json"])
+def test_folders_of_a_set_of_ours_are_splits_whatever_they_are_called(
+    tmp_path: Path, record: str
+) -> None:
+    write(tmp_path, "photo/cat/1.png", "sketch/cat/1.png")
+    assert open_source(str(tmp_path)).class_names == ("photo", "sketch")
+    (tmp_path / record).write_text("{}")
+    with pytest.raises(DataError, match="holds splits and no classes: photo, sketch") as caught:
+        open_source(str(tmp_path))
+    assert f"{tmp_path}::sketch" in caught.value.next_step
+
+
+def test_a_set_of_arrays_alone_is_opened_by_its_folder_and_split(tmp_path: Path) -> None:
+    pairs = random_images(2, 2, SHAPE)
+    images = np.stack([image.transpose(1, 2, 0) for image, _ in pairs])
+    labels = [label for _, label in pairs]
+    np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:2], y_test=[0, 1])
+    (tmp_path / "truth.json").write_text("{}")
+    with pytest.raises(DataError, match="holds splits and no classes: train, test") as caught:
+        open_source(str(tmp_path))
+    assert f"{tmp_path}::test" in caught.value.next_step
+    assert open_source(f"{tmp_path}::test").labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match="has no arrays x_val"):
+        open_source(f"{tmp_path}::val")
+
+
+def test_endings_are_those_of_timm_and_torchvision_together(tmp_path: Path) -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    endings = {*get_img_extensions(), *IMG_EXTENSIONS}
+    for ending in endings:
+        write(tmp_path, f"cat/image{ending}", f"dog/image{ending.upper()}")
+    write(tmp_path, "cat/image.gif", "dog/image.xyz")
+    source = open_source(str(tmp_path))
+    assert [source.name(i) for i in np.flatnonzero(source.labels == 0)] == sorted(
+        f"cat/image{ending}" for ending in endings
+    )
+
+
+def test_a_dangling_link_is_an_unreadable_image_and_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "cat/1.png", "dog/1.png")
+    (tmp_path / "cat" / "2.png").symlink_to(tmp_path / "gone.png")
+    source = open_source(str(tmp_path))
+    assert source.name(1) == "cat/2.png"
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        source.read(1)
+
+
+def test_a_folder_called_datasets_is_not_the_package_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_installed("datasets"):
+        pytest.skip("the package is installed")
+    (tmp_path / "datasets").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match="hfds/org/set needs the package datasets, which is not inst"):
+        open_source("hfds/org/set")
+
+
+def test_a_hub_that_cannot_be_reached_says_how_to_get_the_set_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'org/set' on the Hub")
+
+    monkeypatch.setattr("shortcut_audit.data.readers.is_installed", lambda _: True)
+    monkeypatch.setattr("timm.data.readers.create_reader", unreachable)
+    with pytest.raises(DataError, match="timm cannot open hfds/org/set::test: Couldn't reach") as caught:
+        open_source("hfds/org/set::test")
+    assert "hf download --repo-type dataset org/set" in caught.value.next_step
+    assert "hfds/FOLDER" in caught.value.next_step
+
+
+def test_a_folder_in_the_layout_of_hugging_face_is_read_through_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_installed("datasets"):
+        pytest.skip("datasets is not installed")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    pixels = write(tmp_path / "set", "test/ant/1.png", "test/bee/1.png", "train/ant/1.png")
+    source = open_source(f"hfds/{tmp_path / 'set'}::test")
+    assert source.class_names == ("ant", "bee")
+    assert source.labels.tolist() == [0, 1]
+    np.testing.assert_array_equal(np.asarray(source.read(1)), pixels["test/bee/1.png"])
+
+
+def test_labels_that_a_reader_yields_with_open_files_leave_none_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[io.BytesIO] = []
+
+    class Reader:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> tuple[io.BytesIO, int]:
+            opened.append(io.BytesIO(png(colour(index))))
+            return opened[-1], index % 2
+
+        def filenames(self) -> list[str]:
+            return ["a", "b", "c"]
+
+    monkeypatch.setattr("shortcut_audit.data.readers.is_installed", lambda _: True)
+    monkeypatch.setattr("timm.data.readers.create_reader", lambda *_, **__: Reader())
+    source = open_source("hfds/org/set::test")
+    assert source.labels.tolist() == [0, 1, 0]
+    np.testing.assert_array_equal(np.asarray(source.read(2)), colour(2))
+    assert len(opened) == 4
+    assert all(stream.closed for stream in opened)
