@@ -108,3 +108,36 @@ def mean_amplitude_of(images: np.ndarray, pair: set[tuple[int, int]]) -> float:
     """Mean over images and channels of |F| at a conjugate pair."""
     u, v = next(iter(pair))
     return float(np.mean([np.abs(np.fft.fft2(image))[:, u, v].mean() for image in images]))
+
+
+def softmax_descent(
+    images: np.ndarray,
+    labels: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    rates: list[float],
+    weight_decay: float,
+    label_smoothing: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Softmax regression on all images at each step, by Nesterov's method (momentum 0.9).
+
+    Gradients from their closed form; decay on the weight only. Returns weight, bias, and the loss
+    before each step.
+    """
+    weight, bias = weight.astype(np.float64), bias.astype(np.float64)
+    speed_w, speed_b = np.zeros_like(weight), np.zeros_like(bias)
+    n_classes = len(bias)
+    target = np.full((len(labels), n_classes), label_smoothing / n_classes)
+    target[np.arange(len(labels)), labels] += 1 - label_smoothing
+    losses = []
+    for rate in rates:
+        logits = images @ weight.T + bias
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chance = shifted / shifted.sum(axis=1, keepdims=True)
+        losses.append(float(-(target * np.log(chance)).sum(axis=1).mean()))
+        slope_w = (chance - target).T @ images / len(labels) + weight_decay * weight
+        slope_b = (chance - target).mean(axis=0)
+        speed_w, speed_b = 0.9 * speed_w + slope_w, 0.9 * speed_b + slope_b
+        weight = weight - rate * (slope_w + 0.9 * speed_w)
+        bias = bias - rate * (slope_b + 0.9 * speed_b)
+    return weight, bias, losses
