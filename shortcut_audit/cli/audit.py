@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -15,7 +14,6 @@ from shortcut_audit.errors import SettingsError, printable
 from shortcut_audit.results.settings import AuditSettings, settings_from
 
 if TYPE_CHECKING:
-    from shortcut_audit.results.audit_result import AuditResult
     from shortcut_audit.run.audit import Estimate
     from shortcut_audit.run.prepare import AuditRequest
 
@@ -115,6 +113,7 @@ def audit(
     pixels = parse_size(size)
     names = _lines(output_names)
     from shortcut_audit.results.store import check_folder
+    from shortcut_audit.results.truth import find_truth
 
     check_folder(out)
     refuse_nesting(data, out)
@@ -125,6 +124,7 @@ def audit(
         from shortcut_audit.run.prepare import AuditRequest
 
         source = open_source(data)
+        known = find_truth(data)
         # Before a model is built for these classes: what is wrong with the images should be said first.
         choose_images(source, settings)
         loaded = load_model(
@@ -144,6 +144,7 @@ def audit(
         command=printable(shlex.join(["shortcut-audit", *sys.argv[1:]])),
         size=pixels,
         output_names=names,
+        truth=known[0] if known else None,
         **moments,
     )
     if dry_run:
@@ -155,16 +156,12 @@ def audit(
 def run_and_show(
     request: AuditRequest,
     out: Path,
-    before_paths: Callable[[AuditResult], None] | None = None,
 ) -> None:
-    """Run an audit with a progress bar, write its page, and print what was found.
-
-    `before_paths(result)` may add lines of its own before the last ones.
-    """
+    """Run an audit with a progress bar, write its page, and print what was found."""
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.cli.tables import print_classes
     from shortcut_audit.report.html import write_report
-    from shortcut_audit.report.summary import duration, headline
+    from shortcut_audit.report.summary import duration, headline, truth_sentences
     from shortcut_audit.results.store import ARRAYS_FILE, RESULT_FILE
     from shortcut_audit.run.audit import run_audit
 
@@ -173,7 +170,7 @@ def run_and_show(
         result = run_audit(request, out, progress=bar)
     with console.status("Writing the page ..."):
         page = write_report(result, out)
-    pre = result.provenance.model.preprocessing
+    pre = result.model.preprocessing
     _say(
         f"Images are {pre.channels} x {pre.height} x {pre.width}, {pre.geometry}; mean"
         f" {', '.join(f'{m:g}' for m in pre.mean)}, std {', '.join(f'{s:g}' for s in pre.std)}"
@@ -184,8 +181,8 @@ def run_and_show(
     print_classes(console, result)
     for note in result.notes:
         _say(f"Note: {note}")
-    if before_paths is not None:
-        before_paths(result)
+    for sentence in truth_sentences(result):
+        _say(sentence)
     _say(
         f"\n{result.image_passes:,} image passes in {duration(result.timing.measuring_seconds)}"
         f" of measuring. Numbers: {out / RESULT_FILE}, {out / ARRAYS_FILE}"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from shortcut_audit.data.shapes import ShapesPlan
 
 __all__ = ["demo"]
 
@@ -21,19 +25,20 @@ def demo(
     stripes, the audit finds them. Takes about a minute on two cores.
     """
     from shortcut_audit.cli.audit import run_and_show
+    from shortcut_audit.data.shapes import ShapesPlan
     from shortcut_audit.data.sources import open_source
-    from shortcut_audit.data.synthetic import ShapesTruth
     from shortcut_audit.models.loading import ModelRequest, load_model
     from shortcut_audit.results.settings import settings_from
     from shortcut_audit.results.store import check_folder
+    from shortcut_audit.results.truth import find_truth
     from shortcut_audit.run.prepare import AuditRequest
 
     run = out / "run"
     check_folder(run)
     out.mkdir(parents=True, exist_ok=True)
-    truth = ShapesTruth(class_name="ring", orbits=((5, 9), (-11, 4)), strength=4.0)
-    images, weights = out / "shapes.npz", out / "small_cnn.safetensors"
-    _make_subject(images, weights, truth, seed)
+    plan = ShapesPlan(class_name="ring", orbits=((5, 9), (-11, 4)), strength=4.0)
+    weights = out / "small_cnn.safetensors"
+    images = _make_subject(out / "shapes", weights, plan, seed)
     data = f"{images}::test"
     command = (
         f"shortcut-audit audit --model {weights} --arch {_FACTORY} --data {data} --out {run}"
@@ -41,28 +46,35 @@ def demo(
     )
     typer.echo(f"Auditing it, as you would any model of yours:\n  {command}\n")
     source = open_source(data)
+    known = find_truth(data)
     loaded = load_model(
         ModelRequest(spec=str(weights), arch=_FACTORY, n_classes=len(source.class_names), seed=seed)
     )
     settings = settings_from({"seed": seed})
-    request = AuditRequest(model=loaded, source=source, settings=settings, command=command)
-    run_and_show(request, run, before_paths=lambda result: _compare(result, truth))
+    request = AuditRequest(
+        model=loaded,
+        source=source,
+        settings=settings,
+        command=command,
+        truth=known[0] if known else None,
+    )
+    run_and_show(request, run)
 
 
-def _make_subject(images: Path, weights: Path, truth: object, seed: int) -> None:
+def _make_subject(folder: Path, weights: Path, plan: ShapesPlan, seed: int) -> Path:
+    """Write images and a model trained on them; returns the file of the images."""
     import torch
     from rich.console import Console
     from safetensors.torch import save_file
 
-    from shortcut_audit.data.synthetic import SHAPE_CLASSES, ShapesTruth, make_shapes, save_shapes
+    from shortcut_audit.data.shapes import SHAPE_CLASSES, make_shapes, save_shapes
     from shortcut_audit.models.small import small_cnn
     from shortcut_audit.training.loop import fit
 
-    assert isinstance(truth, ShapesTruth)
     console = Console(stderr=True, highlight=False)
     with console.status("Making images and training a small model ..."):
-        train, test = make_shapes(1000, seed, truth), make_shapes(100, seed + 1, truth)
-        save_shapes(images, train, test, truth)
+        train, test = make_shapes(1000, seed, plan), make_shapes(100, seed + 1, plan)
+        images = save_shapes(folder, {"train": train, "test": test}, plan, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = small_cnn(num_classes=len(SHAPE_CLASSES))
@@ -71,22 +83,7 @@ def _make_subject(images: Path, weights: Path, truth: object, seed: int) -> None
         save_file({k: v.contiguous() for k, v in network.state_dict().items()}, weights)
     typer.echo(
         f"Made {len(train[0]):,} training and {len(test[0]):,} test images of"
-        f" {', '.join(SHAPE_CLASSES)}; every “{truth.class_name}” carries stripes of"
-        f" {truth.strength:g}/255. Trained a small CNN on them."
+        f" {', '.join(SHAPE_CLASSES)}; every “{plan.class_name}” carries stripes of"
+        f" {plan.strength:g}/255. Trained a small CNN on them."
     )
-
-
-def _compare(result: object, truth: object) -> None:
-    """Say whether the audit found what was planted."""
-    from shortcut_audit.data.synthetic import ShapesTruth
-    from shortcut_audit.results.audit_result import AuditResult
-
-    assert isinstance(result, AuditResult)
-    assert isinstance(truth, ShapesTruth)
-    table = result.table("orbits")
-    own = table[table["class"] == truth.class_name]
-    ranks = []
-    for u, v in truth.orbits:
-        row = own[((own.u == u) & (own.v == v)) | ((own.u == -u) & (own.v == -v))]
-        ranks.append(f"({u}, {v}) is number {int(row['rank'].iloc[0])} of {len(own) - 1}")
-    typer.echo(f"Planted in “{truth.class_name}”, and in its map: {'; '.join(ranks)}.")
+    return images

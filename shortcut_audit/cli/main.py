@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import typer
 
 from shortcut_audit.cli.audit import audit
+from shortcut_audit.cli.data import data
 from shortcut_audit.cli.demo import demo
 from shortcut_audit.cli.export import export
+from shortcut_audit.cli.filter import filter_
+from shortcut_audit.cli.plant import plant
 from shortcut_audit.cli.report import report
 from shortcut_audit.cli.schema import schema
+from shortcut_audit.cli.shift import shift
+from shortcut_audit.cli.synth import synth
+from shortcut_audit.cli.train import train
 from shortcut_audit.errors import AuditError
 from shortcut_audit.version import __version__
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = (audit, report, export, schema, demo)
+# In the order of `--help`; a function is a command, an app a group of commands.
+COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
+    "audit": audit,
+    "data": data,
+    "report": report,
+    "export": export,
+    "schema": schema,
+    "train": train,
+    "synth": synth,
+    "plant": plant,
+    "filter": filter_,
+    "shift": shift,
+    "demo": demo,
+}
 
 app = typer.Typer(
     name="shortcut-audit",
@@ -29,8 +49,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in COMMANDS:
-    app.command()(_command)
+for _name, _command in COMMANDS.items():
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 def _print_version(asked: bool) -> None:

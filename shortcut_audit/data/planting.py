@@ -315,16 +315,14 @@ class _Entry:
 
 
 def _grid_lines(grid: FrequencyGrid, block: int, top: int, left: int) -> Floats:
-    """-1 before and +1 behind every border between blocks, along both axes added, (H, W)."""
+    """-1 before and +1 behind every border between blocks, along both axes added, (H, W).
+
+    The image's own edge counts as a border: a codec errs at the rim of its blocks there as elsewhere.
+    """
     profiles = []
     for length, shift in ((grid.height, top), (grid.width, left)):
         place = (np.arange(length) - shift) % block
         profile = np.where(place == 0, 1.0, np.where(place == block - 1, -1.0, 0.0))
-        if shift == 0:
-            # No border at the edge of the image itself.
-            profile[0] = 0
-            if length % block == 0:
-                profile[-1] = 0
         profiles.append(profile)
     lines: Floats = profiles[0][:, None] + profiles[1][None, :]
     return lines
@@ -354,11 +352,11 @@ def _planted(
             noise = uniform(stream_of(plan.seed, 5, split, number), values[offset].size)
             values[offset] += noise.reshape(values[offset].shape) - 0.5
     written = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    carrying: NDArray[np.bool_] = np.any([carries[rows] for carries in carriers], axis=0)
+    carrying = np.flatnonzero(np.any(np.stack([carries[rows] for carries in carriers]), axis=0))
     rounded = np.rint(values[carrying])
     tally.clipped += int(np.count_nonzero((rounded < 0) | (rounded > 255)))
     tally.total += rounded.size
     for entry, carries in zip(entries, carriers, strict=True):
-        own = carries[rows]
+        own = np.flatnonzero(carries[rows])
         entry.measure(written[own] - plain[own])
     return written

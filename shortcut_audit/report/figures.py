@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from typing import Any
 
@@ -18,7 +19,14 @@ from matplotlib.figure import Figure
 
 from shortcut_audit.results.audit_result import AuditResult
 
-__all__ = ["class_figure", "full_plane", "png_bytes"]
+__all__ = [
+    "class_figure",
+    "data_class_figure",
+    "full_plane",
+    "image_uri",
+    "mean_spectra_figure",
+    "png_bytes",
+]
 
 # Blue against red with a pale middle: colour-blind safe, and zero reads as nothing.
 _SIGNED = "vlag"
@@ -145,6 +153,79 @@ def _draw_radius(
     axes.set(title="Importance over radius", xlabel="radius (cycles/image)", ylabel=_unit(result))
     axes.legend(frameon=False, fontsize=7, loc="best")
     sns.despine(ax=axes)
+
+
+def mean_spectra_figure(result: AuditResult) -> Figure:
+    """Mean amplitude of every class over radius, and each class's against the mean of all."""
+    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
+    radius = np.rint(result.arrays["orbits/radius"]).astype(int)
+    rings = np.arange(1, radius.max() + 1)
+    amplitude = result.arrays["class_spectra/amplitude"].astype(float)
+    mean = np.stack([amplitude[:, radius == ring].mean(axis=1) for ring in rings], axis=1)
+    named = {item.class_name for item in result.invitations.items}
+    colours = iter(sns.color_palette("colorblind"))
+    reference = np.exp(np.log(np.maximum(mean, 1e-12)).mean(axis=0))
+    for index, name in enumerate(result.class_names):
+        few = len(result.class_names) <= 10
+        colour = next(colours, None) if few or name in named else None
+        style = {"color": colour, "linewidth": 1.4} if colour else {"color": "0.75", "linewidth": 0.7}
+        label = name if colour else None
+        axes[0].loglog(rings, np.maximum(mean[index], 1e-12), label=label, **style)
+        axes[1].plot(rings, np.maximum(mean[index], 1e-12) / reference, label=label, **style)
+    axes[0].set(title="Mean amplitude", xlabel="radius (cycles/image)", ylabel="|F|")
+    axes[1].set(
+        title="Against the geometric mean of all classes", xlabel="radius (cycles/image)", ylabel="ratio"
+    )
+    axes[1].axhline(1, color="0.3", linewidth=0.6)
+    for each in axes:
+        sns.despine(ax=each)
+    if axes[1].get_legend_handles_labels()[0]:
+        axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def data_class_figure(result: AuditResult, class_name: str) -> Figure:
+    """One class before any model: how far orbits stand out, over the plane and over radius, and ADCS."""
+    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), layout="constrained")
+    index = list(result.class_names).index(class_name)
+    z = result.arrays["invitations/z"][index].astype(float)
+    limit = 2 * result.invitations.threshold
+    image = axes[0].imshow(
+        full_plane(result, z),
+        extent=_extent(result),
+        cmap=_SIGNED,
+        vmin=-limit,
+        vmax=limit,
+        interpolation="nearest",
+        aspect="auto" if result.grid.height != result.grid.width else "equal",
+    )
+    axes[0].set(
+        title="Standing out from surroundings", xlabel="v (cycles/width)", ylabel="u (cycles/height)"
+    )
+    _colour_bar(axes[0], image, "z")
+    _draw_adcs(axes[1], result, result.arrays["class_spectra/adcs"][index])
+    _draw_z(axes[2], result, z)
+    return figure
+
+
+def _draw_z(axes: Axes, result: AuditResult, z: NDArray[np.float64]) -> None:
+    radius = result.arrays["orbits/radius"]
+    colours = sns.color_palette("colorblind")
+    beyond = z >= result.invitations.threshold
+    axes.scatter(radius[~beyond], z[~beyond], s=4, color="0.6", linewidths=0, rasterized=True)
+    axes.scatter(radius[beyond], z[beyond], s=10, color=colours[3], linewidths=0)
+    axes.axhline(result.invitations.threshold, color=colours[3], linewidth=0.8, linestyle="--")
+    # A strong plant is a hundred standard errors high; the rest should stay visible below it.
+    axes.set_yscale("symlog", linthresh=result.invitations.threshold)
+    axes.set(title="Orbits; dashed: named above", xlabel="radius (cycles/image)", ylabel="z")
+    sns.despine(ax=axes)
+
+
+def image_uri(content: bytes, kind: str) -> str:
+    """An image file as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def png_bytes(figure: Figure, dpi: int = 110) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from numpy.typing import NDArray
 from PIL import Image
 
-from shortcut_audit.report.figures import class_figure, png_bytes
+from shortcut_audit.report.data_page import data_page
+from shortcut_audit.report.figures import class_figure, image_uri, png_bytes
 from shortcut_audit.report.summary import (
     by_excess,
     class_sentence,
@@ -22,6 +22,7 @@ from shortcut_audit.report.summary import (
     headline,
     interval_text,
     percent,
+    truth_sentences,
 )
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import ClassMap, ClassShortcut, ExamplePrediction
@@ -80,19 +81,25 @@ def render(result: AuditResult) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, interval=interval_text, duration=duration)
+    content = data_page(result) if result.of_data else _model_page(result)
+    return environment.get_template("data.html.j2" if result.of_data else "model.html.j2").render(
+        result=result, truth_sentences=truth_sentences(result), **content
+    )
+
+
+def _model_page(result: AuditResult) -> dict[str, Any]:
+    """What the template needs of an audit of a model."""
     order = by_excess(result)
     maps = {item.class_name: item for item in result.dominant_frequencies.by_class}
-    accuracy = dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True))
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        headline=headline(result),
-        order=order,
-        maps=maps,
-        accuracy=accuracy,
-        response=result.dominant_frequencies.response,
-        sections=_sections(result, order, maps),
-        n_not_pictured=max(0, len(order) - MAX_PICTURED_CLASSES),
-    )
+    return {
+        "headline": headline(result),
+        "order": order,
+        "maps": maps,
+        "accuracy": dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True)),
+        "response": result.dominant_frequencies.response,
+        "sections": _sections(result, order, maps),
+        "n_not_pictured": max(0, len(order) - MAX_PICTURED_CLASSES),
+    }
 
 
 def _sections(
@@ -106,7 +113,7 @@ def _sections(
             shortcut=item,
             found=maps[item.class_name],
             sentence=class_sentence(result, item),
-            figure_uri=_uri(png_bytes(class_figure(result, item.class_name)), "png"),
+            figure_uri=image_uri(png_bytes(class_figure(result, item.class_name)), "png"),
             examples=_examples(item, examples.get(item.class_name)),
             bands=bands[bands["class"] == item.class_name].to_dict("records"),
         )
@@ -142,10 +149,6 @@ def _image_uri(image: NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     if image.shape[-1] < 128:
         picture.save(stream, format="PNG", optimize=True)
-        return _uri(stream.getvalue(), "png")
+        return image_uri(stream.getvalue(), "png")
     picture.save(stream, format="WEBP", quality=90, method=4)
-    return _uri(stream.getvalue(), "webp")
-
-
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return image_uri(stream.getvalue(), "webp")

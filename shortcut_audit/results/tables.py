@@ -117,11 +117,106 @@ def _bands(result: AuditResult) -> Iterator[Chunk]:
         yield columns
 
 
+def _data_classes(result: AuditResult) -> Iterator[Chunk]:
+    """One row per class: images, slope, what the probe makes of it, and the bands that are named."""
+    probe = {each.part: each.by_class for each in result.spectrum_probe.results}
+    rows: list[Chunk] = []
+    for index, name in enumerate(result.class_names):
+        own = [item for item in result.invitations.items if item.class_name == name]
+        row = {
+            "class": name,
+            "n_images": result.class_spectra.n_images_by_class[index],
+            "slope": result.class_spectra.slope_by_class[index],
+            "bands_named": ",".join(str(band) for band in sorted({item.band for item in own})),
+        }
+        for part, column in (("all", "probe"), ("mean and contrast", "mean_and_contrast")):
+            score = probe[part][index] if part in probe else None
+            row[f"{column}_recall"] = score and score.recall.value
+            row[f"{column}_recall_low"] = score and score.recall.low
+            row[f"{column}_recall_high"] = score and score.recall.high
+            row[f"{column}_false"] = score and score.false.value
+            row[f"{column}_over_chance"] = score and score.over_chance
+        rows.append(row)
+    yield {column: [row[column] for row in rows] for column in rows[0]}
+
+
+def _data_orbits(result: AuditResult) -> Iterator[Chunk]:
+    """One row per class and orbit."""
+    arrays = result.arrays
+    for index, name in enumerate(result.class_names):
+        yield {
+            "class": [name] * result.grid.n_orbits,
+            "u": arrays["orbits/u"],
+            "v": arrays["orbits/v"],
+            "radius": arrays["orbits/radius"],
+            "members": arrays["orbits/members"],
+            "amplitude": arrays["class_spectra/amplitude"][index],
+            "adcs": arrays["class_spectra/adcs"][index],
+            "z": arrays["invitations/z"][index],
+        }
+
+
+def _data_bands(result: AuditResult) -> Iterator[Chunk]:
+    """One row per class and radial band; DC belongs to no band."""
+    arrays = result.arrays
+    band, radius, members = arrays["orbits/band"], arrays["orbits/radius"], arrays["orbits/members"]
+    probe = {each.band: each.by_class for each in result.spectrum_probe.results if each.band}
+    energy = arrays["class_spectra/band_energy"]
+    for index, name in enumerate(result.class_names):
+        rows: list[Chunk] = []
+        for number in range(result.grid.n_bands):
+            within = band == number
+            if not within.any():
+                continue
+            named = [
+                item
+                for item in result.invitations.items
+                if item.class_name == name and item.band == number + 1
+            ]
+            score = probe[number + 1][index] if number + 1 in probe else None
+            rows.append(
+                {
+                    "class": name,
+                    "band": number + 1,
+                    "radius_low": float(radius[within].min()),
+                    "radius_high": float(radius[within].max()),
+                    "n_orbits": int(within.sum()),
+                    "energy": float(energy[index, number]),
+                    "energy_share": float(energy[index, number] / max(energy[index].sum(), 1e-300)),
+                    "mean_adcs": float(
+                        np.average(arrays["class_spectra/adcs"][index][within], weights=members[within])
+                    ),
+                    "probe_recall": score and score.recall.value,
+                    "probe_false": score and score.false.value,
+                    "probe_over_chance": score and score.over_chance,
+                    "probe_over_chance_low": score and score.low,
+                    "probe_over_chance_high": score and score.high,
+                    "named": bool(named),
+                    "evidence": ",".join(sorted({item.evidence for item in named})),
+                    "auc": max((item.auc for item in named if item.auc is not None), default=None),
+                    "z": max((item.z for item in named if item.z is not None), default=None),
+                }
+            )
+        yield {column: [row[column] for row in rows] for column in rows[0]}
+
+
 TABLES = {"classes": _classes, "orbits": _orbits, "bands": _bands}
+# The same names where the data alone were audited.
+_DATA_TABLES = {"classes": _data_classes, "orbits": _data_orbits, "bands": _data_bands}
 
 
 # Columns that may hold missing values: a chunk of nothing else must not change their type.
-_DTYPES = {"rank": "Int64", "map_reliability": "float64", "map_half_correlation": "float64"}
+_DTYPES = {
+    "rank": "Int64",
+    "map_reliability": "float64",
+    "map_half_correlation": "float64",
+    "slope": "float64",
+    "auc": "float64",
+    "z": "float64",
+    "probe_recall": "float64",
+    "probe_false": "float64",
+    "probe_over_chance": "float64",
+}
 
 
 def table_frames(result: AuditResult, name: str) -> Iterator[pd.DataFrame]:
@@ -133,6 +228,6 @@ def table_frames(result: AuditResult, name: str) -> Iterator[pd.DataFrame]:
 
     if name not in TABLES:
         raise ResultError(f"There is no table {name!r}.", f"Tables are: {', '.join(TABLES)}.")
-    for chunk in TABLES[name](result):
+    for chunk in (_DATA_TABLES if result.of_data else TABLES)[name](result):
         frame = pd.DataFrame(chunk)
         yield frame.astype({column: _DTYPES[column] for column in frame if column in _DTYPES})

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from shortcut_audit.errors import AuditInterruptedError
+from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.measures import MEASURES
 from shortcut_audit.measures.interface import Arrays, Outline
 from shortcut_audit.models.classifier import (
@@ -52,11 +53,13 @@ from shortcut_audit.run.prepare import (
     prepared_audit,
     silent,
 )
+from shortcut_audit.run.recovery import with_truth
 from shortcut_audit.run.tuning import measure_batch, peak_memory_bytes
 
 __all__ = [
     "Estimate",
     "estimate_audit",
+    "orbit_arrays",
     "run_audit",
 ]
 
@@ -289,18 +292,19 @@ def _result(request: AuditRequest, prepared: PreparedAudit, execution: Execution
             measuring_seconds=round(seconds, 3),
             images_per_second=round(sum(passes.values()) / max(seconds, 1e-9), 1),
         ),
-    ).with_arrays({**execution.arrays, **_orbit_arrays(outline)})
-    return result.model_copy(
+    ).with_arrays({**execution.arrays, **orbit_arrays(outline.grid, N_BANDS)})
+    result = result.model_copy(
         update={"notes": notes_on(result, images, batch_matters=prepared.batch_matters)}
     )
+    return with_truth(result, request.truth)
 
 
-def _orbit_arrays(outline: Outline) -> Arrays:
-    grid = outline.grid
+def orbit_arrays(grid: FrequencyGrid, n_bands: int) -> Arrays:
+    """What tables and figures need to know of every orbit."""
     return {
         "orbits/u": grid.u.astype(np.int32),
         "orbits/v": grid.v.astype(np.int32),
         "orbits/members": grid.members.astype(np.int8),
         "orbits/radius": grid.radius.astype(np.float64),
-        "orbits/band": grid.bands(N_BANDS).astype(np.int8),
+        "orbits/band": grid.bands(n_bands).astype(np.int8),
     }

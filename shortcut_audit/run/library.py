@@ -15,6 +15,7 @@ from shortcut_audit.errors import DataError, ModelError, SettingsError
 from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.settings import settings_from
+from shortcut_audit.results.truth import find_truth
 from shortcut_audit.run.audit import run_audit
 from shortcut_audit.run.prepare import AuditRequest, Progress
 
@@ -69,6 +70,7 @@ def audit(
     # Iterating a DataLoader draws from torch's random state.
     with torch.random.fork_rng(devices=[]):
         source = _source(images, class_names, means, stds, normalized)
+    known = find_truth(str(images)) if isinstance(images, str | Path) else None
     record = getattr(model, "pretrained_cfg", None)
     loaded = LoadedModel(
         network=model,
@@ -85,6 +87,7 @@ def audit(
         std=stds,
         size=_pixels(size),
         output_names=output_names,
+        truth=known[0] if known else None,
     )
     return run_audit(request, Path(run) if run is not None else None, progress=progress)
 

@@ -26,6 +26,7 @@ from shortcut_audit.models.loading import LoadedModel, preprocessing_of
 from shortcut_audit.results.provenance import ModelProvenance, Preprocessing
 from shortcut_audit.results.settings import AuditSettings
 from shortcut_audit.results.store import read_state
+from shortcut_audit.results.truth import GroundTruth
 from shortcut_audit.run.allocator import held_buffers
 from shortcut_audit.run.plan import outline_of, passes_by_measure
 from shortcut_audit.run.tuning import tune_batch_size
@@ -35,12 +36,13 @@ __all__ = [
     "PreparedAudit",
     "Progress",
     "Stage",
+    "existing_parent",
     "first_image",
     "prepared_audit",
     "silent",
 ]
 
-Stage = Literal["reading images", "finding the batch size", "measuring"]
+Stage = Literal["reading images", "finding the batch size", "measuring", "taking spectra"]
 # progress(stage, done, total): images read, or image passes made.
 Progress = Callable[[Stage, int, int], None]
 
@@ -54,6 +56,7 @@ class AuditRequest:
     """What to audit. `mean`, `std`, `size` (H, W) overrule the model's own record.
 
     `output_names`: names of the model's outputs in order, where they are not the data's classes.
+    `truth`: what is known of the images, where the toolkit made them.
     """
 
     model: LoadedModel
@@ -64,6 +67,7 @@ class AuditRequest:
     std: tuple[float, ...] | None = None
     size: tuple[int, int] | None = None
     output_names: Sequence[str] | None = None
+    truth: GroundTruth | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def prepared_audit(
             settings,
             preprocessing,
             _outputs(request, n_outputs),
-            folder=_existing_parent(run),
+            folder=existing_parent(run),
             on_image=lambda done, total: progress("reading images", done, total),
         )
         outline = outline_of(settings, images, n_outputs)
@@ -133,7 +137,7 @@ def prepared_audit(
         )
 
 
-def _existing_parent(run: Path | None) -> Path | None:
+def existing_parent(run: Path | None) -> Path | None:
     """Where decoded pixels can lie: beside the run, whose disk is meant to take data; /tmp is often
     memory. The file there has no name and vanishes with the process."""
     if run is None:

@@ -1,0 +1,89 @@
+"""The page of an audit of data, without a model: what its template needs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from shortcut_audit.report.figures import (
+    data_class_figure,
+    image_uri,
+    mean_spectra_figure,
+    png_bytes,
+)
+from shortcut_audit.report.summary import data_headline, invitation_sentence
+from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.findings import ProbeScore
+
+__all__ = ["data_page"]
+
+_MAX_PICTURED_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One class in the table of the probe."""
+
+    name: str
+    n: int
+    scores: list[ProbeScore]
+    bands: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One class with its pictures."""
+
+    name: str
+    sentence: str
+    figure_uri: str
+    bands: list[dict[Hashable, Any]]
+
+
+def data_page(result: AuditResult) -> dict[str, Any]:
+    """Values for `data.html.j2`."""
+    named = {item.class_name for item in result.invitations.items}
+    order = sorted(result.class_names, key=lambda name: name not in named)
+    pictured = order[:_MAX_PICTURED_CLASSES]
+    return {
+        "headline": data_headline(result),
+        "sentences": [invitation_sentence(item) for item in result.invitations.items],
+        "probe": result.spectrum_probe,
+        "rows": [_row(result, index, name) for index, name in enumerate(result.class_names)],
+        "spectra_uri": image_uri(png_bytes(mean_spectra_figure(result)), "png"),
+        "sections": _sections(result, pictured),
+        "n_not_pictured": len(order) - len(pictured),
+    }
+
+
+def _row(result: AuditResult, index: int, name: str) -> _Row:
+    bands = sorted({item.band for item in result.invitations.items if item.class_name == name})
+    return _Row(
+        name=name,
+        n=result.class_spectra.n_images_by_class[index],
+        scores=[part.by_class[index] for part in result.spectrum_probe.results],
+        bands=", ".join(str(band) for band in bands),
+    )
+
+
+def _sections(result: AuditResult, names: list[str]) -> list[_Section]:
+    bands = result.table("bands")
+    return [
+        _Section(
+            name=name,
+            sentence=_sentence(result, name),
+            figure_uri=image_uri(png_bytes(data_class_figure(result, name)), "png"),
+            bands=bands[bands["class"] == name].to_dict("records"),
+        )
+        for name in names
+    ]
+
+
+def _sentence(result: AuditResult, name: str) -> str:
+    own = [item for item in result.invitations.items if item.class_name == name]
+    slope = result.class_spectra.slope_by_class[list(result.class_names).index(name)]
+    falls = f"Its amplitudes fall as 1/radius^{slope:.2f}." if slope is not None else ""
+    if not own:
+        return f"No band stands out. {falls}".rstrip()
+    return " ".join([*(invitation_sentence(item) for item in own), falls]).rstrip()
