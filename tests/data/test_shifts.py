@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,15 @@ def images_of(n: int, *shape: int, seed: int = 0, dtype: torch.dtype = torch.flo
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randint(0, 256, (n, *shape), generator=generator)
     return (steps / 255).to(dtype)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small images are faster so, and more so on a busy machine."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 # -- seeds ------------------------------------------------------------------------------------------
