@@ -95,8 +95,9 @@ def _what_to_try(spec: str) -> str:
     kind, _, name = spec.partition("::")[0].partition("/")
     if kind in {"hfds", "hfids"} and not Path(name).exists():
         return (
-            f"Check the name and the split (NAME::split). Without a network: download it elsewhere with"
-            f" `hf download --repo-type dataset {name} --local-dir FOLDER`, and give {kind}/FOLDER::split."
+            "Check the name and the split (NAME::split). Without a network: download it elsewhere with"
+            f" `hf download --repo-type dataset {name} --local-dir FOLDER`, and give"
+            f" {kind}/FOLDER::split."
         )
     if kind == "tfds":
         return (

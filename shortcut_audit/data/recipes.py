@@ -92,6 +92,11 @@ class Download(ExpectedFile):
     n_bytes: Annotated[int, Field(ge=1)] | None = None
     gives: str = ""
 
+    @field_validator("gives")
+    @classmethod
+    def _gives_below_root(cls, path: str) -> str:
+        return _below_root(path) if path else path
+
     @property
     def facts(self) -> str:
         """Size and checksum, for messages."""

@@ -132,8 +132,16 @@ class SetWriter:
     def split(
         self, name: str, n_images: int, shape: tuple[int, int, int], dtype: Any = np.uint8
     ) -> Iterator[SplitWriter]:
-        """A split of `n_images` images of `shape` (H, W, C); fill it with `SplitWriter.add`."""
+        """A split of `n_images` images of `shape` (H, W, C); fill it with `SplitWriter.add`.
+
+        Raises DataError for PNG files of anything but uint8.
+        """
         assert self._aside is not None, "a set is written in a with block"
+        if "png" in self.formats and np.dtype(dtype) != np.uint8:
+            raise DataError(
+                f"PNG files hold whole values from 0 to 255, and these images are {np.dtype(dtype)}.",
+                "Write arrays alone: --format npz.",
+            )
         with _readable_errors(self.folder):
             writer = SplitWriter(name, n_images, shape, np.dtype(dtype), self._aside, self)
             if self._archive is None:

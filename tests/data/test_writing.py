@@ -409,6 +409,13 @@ def test_an_encoded_image_never_takes_the_place_of_another(tmp_path: Path) -> No
 
 
 def test_images_of_another_shape_or_type_are_a_fault(tmp_path: Path) -> None:
+    with SetWriter(tmp_path / "set", CLASSES) as writer:
+        with (
+            pytest.raises(DataError, match="hold whole values from 0 to 255") as caught,
+            writer.split("test", 2, (6, 5, 3), np.float32),
+        ):
+            pass
+        assert "--format npz" in caught.value.next_step
     for images in (noise(2, 5, 5, 3), noise(2, 6, 5, 3).astype(np.float32)):
         with (
             pytest.raises(ValueError, match="images"),
