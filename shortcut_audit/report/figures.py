@@ -178,6 +178,7 @@ def mean_spectra_figure(result: AuditResult) -> Figure:
         title="Against the geometric mean of all classes", xlabel="radius (cycles/image)", ylabel="ratio"
     )
     axes[1].axhline(1, color="0.3", linewidth=0.6)
+    axes[1].set_yscale("log")
     for each in axes:
         sns.despine(ax=each)
     if axes[1].get_legend_handles_labels()[0]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import ClassShortcut, Invitation, PatternRecovery, Rate
 
@@ -132,7 +134,8 @@ def truth_sentences(result: AuditResult) -> list[str]:
         return []
     if truth.reason:
         return [f"The truth of this set ({truth.name}) was not compared: {truth.reason}."]
-    sentences = [_recovery(each) for each in truth.by_pattern]
+    sentences = [_recovery(each) for each in truth.by_pattern if each.expected]
+    sentences += _not_to_blame(truth.by_pattern, len(result.class_names))
     if truth.false_names:
         named = ", ".join(f"“{name}” band {band}" for name, band in truth.false_names)
         sentences.append(f"Named, and not planted: {named}.")
@@ -141,16 +144,27 @@ def truth_sentences(result: AuditResult) -> list[str]:
     return sentences
 
 
+def _not_to_blame(patterns: Sequence[PatternRecovery], n_classes: int) -> list[str]:
+    """Decoys and casts, one sentence a pattern, whatever the number of classes."""
+    by_name: dict[str, list[str]] = {}
+    for each in patterns:
+        if not each.expected:
+            by_name.setdefault(each.pattern, []).append(f"“{each.class_name}”")
+    return [
+        f"Planted in {'all classes' if len(names) == n_classes else ', '.join(names)}: {pattern}; no orbit"
+        " tells a class by it."
+        for pattern, names in by_name.items()
+    ]
+
+
 def _recovery(each: PatternRecovery) -> str:
     what = f"Planted in “{each.class_name}”: {each.pattern}"
     if each.bands_found is not None:
-        if not each.expected:
-            return f"{what}; no orbit is to blame."
         bands = ", ".join(str(band) for band in each.bands)
         found = ", ".join(str(band) for band in each.bands_found) or "none"
         return f"{what}, band {bands}; named: {found}."
     if each.ranks is None:
-        return f"{what}; {'not searched' if each.n_orbits else 'no orbit is to blame'}."
+        return f"{what}; the class was not searched."
     ranks = ", ".join(str(rank) for rank in each.ranks[:6]) + (", ..." if len(each.ranks) > 6 else "")
     return (
         f"{what}; {each.n_in_map} of its {each.n_orbits} orbits are in the class's map"
