@@ -208,10 +208,13 @@ def test_arrays_are_not_clipped_and_add_up(tmp_path: Path) -> None:
 
 def test_files_and_arrays_of_one_set_are_the_same_images(tmp_path: Path) -> None:
     data = save_folder(tmp_path / "data")
-    both = run(data, tmp_path / "both", "band:1/4", ("png", "npz"))
-    alone = run(data, tmp_path / "alone", "band:1/4", ("png",))
+    both = run(data, tmp_path / "both", "band:1/4", ("png", "npz"), action="remove")
+    alone = run(data, tmp_path / "alone", "band:1/4", ("png",), action="remove")
     assert both.truth.clipped_share == alone.truth.clipped_share
+    run(data, tmp_path / "floats", "band:1/4", ("npz",), action="remove")
     arrays = np.load(tmp_path / "both" / "images.npz")
+    assert arrays["x_all"].min() < 0
+    np.testing.assert_array_equal(arrays["x_all"], np.load(tmp_path / "floats" / "images.npz")["x_all"])
     files = pixels_in(tmp_path / "both" / "all")
     assert {k: v.tolist() for k, v in files.items()} == {
         k: v.tolist() for k, v in pixels_in(tmp_path / "alone" / "all").items()

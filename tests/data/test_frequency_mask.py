@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,15 @@ def test_the_cure_for_a_half_plane_works() -> None:
             FrequencyMask(mask, (12, width))
         exec(caught.value.next_step.removeprefix("Symmetrise it: "), {"mask": mask, "np": np})
         FrequencyMask(mask, (12, width))
+
+
+def test_the_example_on_the_page_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "filtering.md"
+    code = re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    assert {names[name].shape for name in ("low", "some", "drawn", "named", "fresh")} == {(8, 3, 32, 32)}
 
 
 def test_images_of_another_size_are_refused() -> None:
