@@ -6,6 +6,7 @@ import base64
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -235,6 +236,24 @@ def _class_names(splits: Sequence[_ChosenRows]) -> tuple[str, ...]:
     return tuple(name for label, name in enumerate(names) if label in present)
 
 
+@contextmanager
+def _opened(
+    writer: SetWriter, name: str, n_images: int, shape: tuple[int, int, int]
+) -> Iterator[SplitWriter]:
+    """A split of the set: of floats in arrays, where there are any, else of 8 bits in files.
+
+    The writer takes arrays and files of one type only; where both are wanted, it is opened for arrays.
+    """
+    formats = writer.formats
+    arrays = "npz" in formats
+    writer.formats = ("npz",) if arrays else formats
+    try:
+        with writer.split(name, n_images, shape, np.float32 if arrays else np.uint8) as target:
+            yield target
+    finally:
+        writer.formats = formats
+
+
 @dataclass
 class _Job:
     """Filters split after split, and counts what is clipped on the way."""
@@ -252,9 +271,8 @@ class _Job:
         split = chosen.split
         number = {split.source.class_names.index(name): new for new, name in enumerate(self.names)}
         stems = dict(zip(chosen.rows.tolist(), _stems(chosen), strict=True))
-        dtype = np.float32 if "npz" in self.formats else np.uint8
         name = re.sub(r"[^\w.-]+", "-", split.name)
-        with writer.split(name, len(chosen.rows), split.shape, dtype) as target:
+        with _opened(writer, name, len(chosen.rows), split.shape) as target:
             for rows, pixels in chosen.blocks():
                 labels = np.asarray([number[int(label)] for label in split.source.labels[rows]])
                 self._add(
@@ -288,13 +306,11 @@ class _Job:
             name = self.names[label]
             self.n_clipped[name] = self.n_clipped.get(name, 0) + clipped
             self.n_values[name] = self.n_values.get(name, 0) + images[0].size
-        if target.stream is None:
+        if "npz" in self.formats:
+            target._add_files(rounded, labels, stems)
+            target.add(images, labels)
+        else:
             target.add(rounded, labels, stems)
-            return
-        # Files take 8 bits where the arrays take the floats.
-        target._add_files(rounded, labels, stems)
-        target.stream.write(images.tobytes())
-        target.labels += labels.tolist()
 
     def clipped_in_all(self) -> float | None:
         """Share of all values clipped in writing; None where no file was written."""
