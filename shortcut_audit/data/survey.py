@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -135,7 +136,9 @@ def _orientation(picture: Image.Image) -> int:
     if picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys():
         return 1
     try:
-        found = picture.getexif().get(_ORIENTATION, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = picture.getexif().get(_ORIENTATION, 1)
         return found if isinstance(found, int) else 1
     except Exception:  # damaged EXIF data fails in every way there is, and is of no consequence
         return 1
