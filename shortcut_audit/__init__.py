@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shortcut_audit.version import __version__
 
 if TYPE_CHECKING:
+    from shortcut_audit.data.frequency_mask import FrequencyMask
     from shortcut_audit.errors import AuditError
     from shortcut_audit.report.html import write_report
     from shortcut_audit.results.audit_result import AuditResult
@@ -27,6 +28,7 @@ __all__ = [
     "AuditError",
     "AuditResult",
     "AuditSettings",
+    "FrequencyMask",
     "__version__",
     "audit",
     "load_result",
@@ -37,6 +39,7 @@ _HOMES = {
     "AuditError": "shortcut_audit.errors",
     "AuditResult": "shortcut_audit.results.audit_result",
     "AuditSettings": "shortcut_audit.results.settings",
+    "FrequencyMask": "shortcut_audit.data.frequency_mask",
     "audit": "shortcut_audit.run.library",
     "load_result": "shortcut_audit.results.store",
     "write_report": "shortcut_audit.report.html",

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shortcut_audit.data.sources import ImageSource, Picture, UnreadableImageError
+from shortcut_audit.data.sources import (
+    ImageSource,
+    Picture,
+    UnclippedPixels,
+    UnreadableImageError,
+)
 from shortcut_audit.errors import DataError, RunFolderError
 from shortcut_audit.results.audit_result import SkippedImage
 from shortcut_audit.results.provenance import Preprocessing
@@ -386,6 +391,8 @@ def _checked_range(array: NDArray[Any], name: str) -> NDArray[Any]:
             "Store uint8 in 0..255, or floats in [0,1].",
         )
     low, high = float(array.min()), float(array.max())
+    if isinstance(array, UnclippedPixels) and np.isfinite((low, high)).all():
+        return np.asarray(array, dtype=np.float32)
     if not (low >= -1e-4 and high <= 1 + 1e-4):
         raise DataError(
             f"Floating-point images must lie in [0,1]; {name} goes from {low:.3g} to {high:.3g}.",

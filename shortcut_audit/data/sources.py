@@ -28,6 +28,7 @@ __all__ = [
     "ArraySource",
     "FilesSource",
     "ImageSource",
+    "UnclippedPixels",
     "UnreadableImageError",
     "named_classes",
     "open_source",
@@ -131,6 +132,10 @@ class FilesSource:
             raise UnreadableImageError(self.names[index], reason) from error
 
 
+class UnclippedPixels(np.ndarray[Any, Any]):
+    """Pixels of unit range that may leave [0,1], because they were filtered; array `unclipped` says so."""
+
+
 @dataclass(frozen=True)
 class ArraySource:
     """Images as rows of one array."""
@@ -140,12 +145,14 @@ class ArraySource:
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
     rows: ArrayFile
+    unclipped: bool = False
 
     def name(self, index: int) -> str:
         return f"{self.spec}[{index}]"
 
     def read(self, index: int) -> Picture:
-        return self.rows.row(index)
+        row = self.rows.row(index)
+        return row.view(UnclippedPixels) if self.unclipped and row.dtype.kind == "f" else row
 
     def peek(self, index: int) -> Picture:
         return self.rows.row(index)
@@ -369,7 +376,8 @@ def _from_arrays(spec: str, path: Path, split: str) -> ImageSource:
         raise DataError(f"{path} has no arrays x{suffix} and y{suffix}.", hint)
     rows = arrays[f"x{suffix}"]
     labels = _labels(path, f"y{suffix}", arrays[f"y{suffix}"], len(rows))
-    return ArraySource(spec, _class_names(path, arrays, labels), labels, rows)
+    names = _class_names(path, arrays, labels)
+    return ArraySource(spec, names, labels, rows, unclipped="unclipped" in arrays)
 
 
 def _from_packed(spec: str, arrays: NpzArrays, split: str) -> ImageSource:

@@ -260,9 +260,8 @@ class SplitWriter:
         start = len(self.labels)
         for offset, (image, label) in enumerate(zip(images, labels, strict=True)):
             folder = self.root / self.name / self.owner.class_names[int(label)]
-            if start + offset == 0 or not folder.is_dir():
-                for class_name in self.owner.class_names:
-                    (self.root / self.name / class_name).mkdir(parents=True, exist_ok=True)
+            # A class without an image gets no folder: an empty one is an error when it is read.
+            folder.mkdir(parents=True, exist_ok=True)
             stem = names[offset] if names is not None else f"{start + offset:05d}"
             self._claim(int(label), stem)
             path = folder / f"{stem}.png"

@@ -130,6 +130,7 @@ class FrequencyGrid:
         corners beyond it (Wang et al., ICCV 2023, use four).
         """
         width = min(self.height, self.width) / 2 / n_bands
-        band = np.minimum((self.radius / width).astype(np.int64), n_bands - 1)
+        # A hair of tolerance: a radius right on a border may fall below it in floating point.
+        band = np.minimum((self.radius / width + 1e-9).astype(np.int64), n_bands - 1)
         band[0] = -1
         return band

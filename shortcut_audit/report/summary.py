@@ -150,11 +150,11 @@ def _not_to_blame(patterns: Sequence[PatternRecovery], n_classes: int) -> list[s
     for each in patterns:
         if not each.expected:
             by_name.setdefault(each.pattern, []).append(f"“{each.class_name}”")
-    return [
-        f"Planted in {'all classes' if len(names) == n_classes else ', '.join(names)}: {pattern}; no orbit"
-        " tells a class by it."
-        for pattern, names in by_name.items()
-    ]
+    sentences = []
+    for pattern, names in by_name.items():
+        who = "all classes" if len(names) == n_classes else ", ".join(names)
+        sentences.append(f"Planted in {who}: {pattern}; no orbit tells a class by it.")
+    return sentences
 
 
 def _recovery(each: PatternRecovery) -> str:
