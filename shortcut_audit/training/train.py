@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from shortcut_audit.data.pixels import common_shape
 from shortcut_audit.data.sources import ImageSource
+from shortcut_audit.data.survey import survey
 from shortcut_audit.errors import AuditInterruptedError, ResultError, RunFolderError, SettingsError
 from shortcut_audit.models.classifier import device_name, pick_device
 from shortcut_audit.results.provenance import installed_versions
@@ -191,7 +192,7 @@ def _prepare(request: TrainRequest, folder: Path, report: Progress) -> _Prepared
         val=val,
         training=training,
         identity=_identity(request, subject, images, val),
-        notes=tuple(_notes(request, images, val)),
+        notes=(*_notes(request, images, val), *_notes_on_images(parts)),
         audit_data=request.val.spec if request.val is not None else source.spec,
     )
 
@@ -266,6 +267,15 @@ def _notes(request: TrainRequest, images: StoredImages, val: StoredImages | None
             " each epoch is one step."
         )
     return notes
+
+
+def _notes_on_images(
+    parts: list[tuple[ImageSource, NDArray[np.int64], NDArray[np.int64]]],
+) -> list[str]:
+    """What is out of the ordinary about the files: transparency, rotations, mixed sizes, ..."""
+    found = dict.fromkeys(note for source, rows, _ in parts for note in survey(source, rows.tolist()))
+    # Unreadable files are named elsewhere, by those that stumbled over them.
+    return [f"{note[:1].upper()}{note[1:]}." for note in found if "cannot be read" not in note]
 
 
 @dataclass

@@ -87,6 +87,9 @@ def test_images_of_one_class_never_move_anothers_choice() -> None:
     few, more = source_of([0] * 9 + [1] * 9), source_of([0] * 9 + [1] * 9 + [2] * 9)
     options = {"images_per_class": 4, "val_share": 0.0, "seed": 3}
     assert choose_rows(few, **options)[0].tolist() == choose_rows(more, **options)[0][:8].tolist()
+    # Nor are the same places of each class taken.
+    chosen = choose_rows(few, **options)[0]
+    assert chosen[:4].tolist() != (chosen[4:] - 9).tolist()
     other = choose_rows(few, images_per_class=4, val_share=0.0, seed=4)[0].tolist()
     assert other != choose_rows(few, **options)[0].tolist()
 

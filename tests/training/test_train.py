@@ -312,6 +312,16 @@ def test_what_the_user_should_know_is_said(data: Path, tmp_path: Path) -> None:
     assert "2 of 4 classes have no image to train on (bee, doe)" in text
     assert "more than the 8 images" in text
     assert "Flips mirror frequencies" in text
+    photos = folder_of_images(tmp_path / "photos", 3, 8)
+    Image.new("RGBA", (8, 8)).save(photos / "ant" / "clear.png")
+    (photos / "bee" / "empty.png").write_bytes(b"")
+    watcher = Watcher()
+    run(photos, tmp_path / "odd", progress=watcher, epochs=1, skip_unreadable=True)
+    text = "\n".join(watcher.notes)
+    assert "1 image has transparency" in text
+    assert "1 unreadable left out, among them bee/empty.png: it has zero bytes." in text
+    assert text.count("empty.png") == 1
+    assert "cannot be read" not in text
     watcher = Watcher()
     run(data, tmp_path / "quiet", progress=watcher, epochs=1)
     assert watcher.notes == []
