@@ -194,7 +194,7 @@ class _Display:
         self.training: Any = None
         self.epochs = 0
         self.loss: float | None = None
-        self.epoch_said = ""
+        self.val_said = ""
         self.began = (time.monotonic(), 0)
         self.looked_at = float("-inf")
 
@@ -229,30 +229,32 @@ class _Display:
             )
 
     def on_step(self, step: Step) -> None:
+        from shortcut_audit.report.summary import percent
+
         now = time.monotonic()
         if not self.console.is_terminal or now - self.looked_at < _SECONDS_BETWEEN_LOOKS:
             return
         self.looked_at = now
         value = float(step.loss)
         self.loss = value if self.loss is None else 0.9 * self.loss + 0.1 * value
+        said = f"loss {self.loss:.3f}, accuracy {percent(step.accuracy.value)}{self.val_said}"
         self.bar.update(
             self.training,
             completed=step.number,
             description=f"epoch {step.epoch} of {self.epochs}",
-            said=f"loss {self.loss:.3f}{self.epoch_said}{self._left(step.number, step.n_steps)}",
+            said=f"{said}{self._left(step.number, step.n_steps)}",
         )
 
     def on_epoch(self, record: EpochRecord) -> None:
         from shortcut_audit.report.summary import percent
 
-        said = f", accuracy {percent(record.accuracy.value)}"
+        said = f"loss {record.loss:.3f}, accuracy {percent(record.accuracy.value)}"
         if record.val_accuracy is not None:
-            said += f", validation {percent(record.val_accuracy.value)}"
-        self.epoch_said = said
+            self.val_said = f", validation {percent(record.val_accuracy.value)}"
         if not self.console.is_terminal:
             n_steps = round(record.steps / record.epoch * self.epochs)
             left = self._left(record.steps, n_steps)
-            line = f"epoch {record.epoch} of {self.epochs}: loss {record.loss:.3f}{said}{left}"
+            line = f"epoch {record.epoch} of {self.epochs}: {said}{self.val_said}{left}"
             self.console.print(line, markup=False, soft_wrap=True)
 
     def _left(self, step: int, n_steps: int) -> str:

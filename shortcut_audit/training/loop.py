@@ -101,7 +101,7 @@ class Training:
         self.network.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
         self.optimizer = _optimizer(self.network, self.settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
-        self._pending: list[Tensor] = []
+        self._pending: list[tuple[int, Tensor]] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -196,8 +196,8 @@ class Training:
         self.step += 1
         with torch.no_grad():
             n_right = (logits.argmax(dim=1) == labels).sum()
-            self._pending.append(torch.stack([loss.detach().double() * len(rows), n_right.double()]))
-        self.totals.n_images += len(rows)
+            loss_sum = loss.detach().double() * len(rows)
+            self._pending.append((len(rows), torch.stack([loss_sum, n_right.double()])))
         if self.device.type == "cpu" or len(self._pending) >= _STEPS_BETWEEN_LOOKS:
             self._look(epoch)
         return loss.detach()
@@ -206,9 +206,12 @@ class Training:
         """Add what was not yet looked at to the totals; stop where it is no number."""
         if not self._pending:
             return
-        for loss_sum, n_right in torch.stack(self._pending).tolist():
+        sizes = [size for size, _ in self._pending]
+        sums = torch.stack([both for _, both in self._pending]).tolist()
+        for size, (loss_sum, n_right) in zip(sizes, sums, strict=True):
             if not math.isfinite(loss_sum):
                 raise self._diverged(epoch, "the loss is no number any more")
+            self.totals.n_images += size
             self.totals.loss_sum += loss_sum
             self.totals.n_right += round(n_right)
         self._pending.clear()
@@ -256,7 +259,8 @@ class Training:
         if not observers:
             return
         rate = self.optimizer.param_groups[0]["lr"]
-        step = Step(self.step, self.n_steps, epoch + 1, rate, loss, self.answer)
+        accuracy = Rate(hits=self.totals.n_right, n=self.totals.n_images)
+        step = Step(self.step, self.n_steps, epoch + 1, rate, loss, accuracy, self.answer)
         with seeded(0, self.device):
             for observer in observers:
                 observer.on_step(step)
@@ -357,7 +361,7 @@ def _explained(n_images: int, device: torch.device) -> Iterator[None]:
             ) from error
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ModelError(
-            f"The model cannot be trained on {n_images} image{'' if n_images == 1 else 's'} at once on"
+            f"The model fails on {n_images} image{'' if n_images == 1 else 's'} at once on"
             f" {device}: {reason}.",
             "Check that model and data belong together, and --size and --batch-size.",
         ) from error

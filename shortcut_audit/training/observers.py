@@ -22,7 +22,8 @@ class Step:
     """One step of the optimizer, just taken.
 
     `number` counts from 1 over the whole training of `n_steps`; `epoch` counts from 1. `loss` is
-    the mean over the step's batch before the step, in nats, on the training's device. `answer`
+    the mean over the step's batch before the step, in nats, on the training's device; `accuracy` of
+    the epoch so far, a few steps behind on a GPU. `answer`
     gives the network's logits (B, K), in eval mode and without gradients, for images as the training
     was given them, on the CPU; the network goes on as if it had not been asked.
     """
@@ -32,6 +33,7 @@ class Step:
     epoch: int
     learning_rate: float
     loss: Tensor
+    accuracy: Rate
     answer: Callable[[Tensor], Tensor]
 
 

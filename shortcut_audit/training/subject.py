@@ -77,6 +77,13 @@ class Subject:
         """Parameters, shared ones counted once."""
         return count_parameters(self.network)
 
+    def preprocessing_for(self, image_shape: tuple[int, int, int] | None) -> Preprocessing:
+        """How other images of `image_shape` (None: they differ) reach the network: as in an audit."""
+        choice, pre = self.choice, self.preprocessing
+        loaded = LoadedModel(self.network, choice.spec, self.architecture, self.record)
+        size = choice.size if choice.is_factory else (pre.height, pre.width)
+        return preprocessing_of(loaded, image_shape, mean=choice.mean, std=choice.std, size=size)
+
     def audit_command(self, folder: Path, data: str) -> str:
         """The command that audits the trained model on `data`."""
         words = ["shortcut-audit", "audit"]

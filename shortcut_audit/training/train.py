@@ -21,7 +21,7 @@ from shortcut_audit.data.sources import ImageSource
 from shortcut_audit.data.survey import survey
 from shortcut_audit.errors import AuditInterruptedError, ResultError, RunFolderError, SettingsError
 from shortcut_audit.models.classifier import device_name, pick_device
-from shortcut_audit.results.provenance import installed_versions
+from shortcut_audit.results.provenance import Preprocessing, installed_versions
 from shortcut_audit.results.store import remove_folder, sweep_asides, write_bytes
 from shortcut_audit.training.augment import augmentation, augmentation_warnings
 from shortcut_audit.training.checkpoints import CHECKPOINT_FILE, require_same, restore, save_checkpoint
@@ -136,6 +136,16 @@ def train(
 
 
 @dataclass(frozen=True)
+class _Part:
+    """Images to train on, or to validate on: rows of a source, labels of each, and their way in."""
+
+    source: ImageSource
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
 class _Prepared:
     """All that is known before the first step."""
 
@@ -166,15 +176,17 @@ def _prepare(request: TrainRequest, folder: Path, report: Progress) -> _Prepared
         val_share=settings.val_share,
         seed=settings.seed,
     )
-    parts = [(source, rows, source.labels[rows])]
-    if request.val is not None:
-        labels = labels_by_name(request.val, class_names)
-        parts.append((request.val, np.arange(len(labels)), labels))
-    elif len(val_rows):
-        parts.append((source, val_rows, source.labels[val_rows]))
-    shape = common_shape(source, rows.tolist())
+    val_labels = labels_by_name(request.val, class_names) if request.val is not None else None
+    shape = common_shape(source, np.concatenate([rows, val_rows]).tolist())
     subject = build_subject(request.model, settings, len(class_names), shape, device)
-    images, val = _stored(parts, class_names, subject, settings, folder, report)
+    parts = [_Part(source, rows, source.labels[rows], subject.preprocessing)]
+    if request.val is not None and val_labels is not None:
+        all_rows = np.arange(len(val_labels))
+        wanted = subject.preprocessing_for(common_shape(request.val, all_rows.tolist()))
+        parts.append(_Part(request.val, all_rows, val_labels, wanted))
+    elif len(val_rows):
+        parts.append(_Part(source, val_rows, source.labels[val_rows], subject.preprocessing))
+    images, val = _stored(parts, class_names, settings, folder, report)
     pre = subject.preprocessing
     training = Training(
         network=subject.network,
@@ -186,6 +198,9 @@ def _prepare(request: TrainRequest, folder: Path, report: Progress) -> _Prepared
         prepare=Normalize(torch.tensor(pre.mean), torch.tensor(pre.std)),
         augment=augmentation(settings, pre.height, pre.width),
     )
+    if val is not None:
+        # Images of another size may not fit; better said now than after an epoch.
+        training.answer(val.read(np.arange(1)))
     return _Prepared(
         subject=subject,
         images=images,
@@ -198,29 +213,28 @@ def _prepare(request: TrainRequest, folder: Path, report: Progress) -> _Prepared
 
 
 def _stored(
-    parts: list[tuple[ImageSource, NDArray[np.int64], NDArray[np.int64]]],
+    parts: list[_Part],
     class_names: tuple[str, ...],
-    subject: Subject,
     settings: TrainSettings,
     folder: Path,
     report: Progress,
 ) -> tuple[StoredImages, StoredImages | None]:
-    """Decoded images to train on, and to validate on where `parts` has such: (source, rows, labels)."""
-    total = sum(len(rows) for _, rows, _ in parts)
+    """Decoded images to train on, and to validate on where there is a second part."""
+    total = sum(len(part.rows) for part in parts)
     stored: list[StoredImages] = []
-    for source, rows, labels in parts:
-        before = len(parts[0][1]) if stored else 0
+    for part in parts:
+        before = len(parts[0].rows) if stored else 0
 
         def on_image(done: int, _: int, before: int = before) -> None:
             report.on_image(before + done, total)
 
         stored.append(
             store_images(
-                source,
-                rows,
-                labels,
+                part.source,
+                part.rows,
+                part.labels,
                 class_names,
-                subject.preprocessing,
+                part.preprocessing,
                 skip_unreadable=settings.skip_unreadable,
                 folder=_existing_parent(folder),
                 on_image=on_image,
@@ -269,11 +283,9 @@ def _notes(request: TrainRequest, images: StoredImages, val: StoredImages | None
     return notes
 
 
-def _notes_on_images(
-    parts: list[tuple[ImageSource, NDArray[np.int64], NDArray[np.int64]]],
-) -> list[str]:
+def _notes_on_images(parts: list[_Part]) -> list[str]:
     """What is out of the ordinary about the files: transparency, rotations, mixed sizes, ..."""
-    found = dict.fromkeys(note for source, rows, _ in parts for note in survey(source, rows.tolist()))
+    found = dict.fromkeys(note for part in parts for note in survey(part.source, part.rows.tolist()))
     # Unreadable files are named elsewhere, by those that stumbled over them.
     return [f"{note[:1].upper()}{note[1:]}." for note in found if "cannot be read" not in note]
 

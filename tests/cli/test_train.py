@@ -244,9 +244,11 @@ def test_on_a_terminal_there_is_a_bar_with_loss_accuracy_and_time_left(data: Pat
             val_accuracy=Rate(hits=1, n=4),
         )  # fmt: skip
         display.on_epoch(record)
-        display.on_step(Step(11, 20, 2, 0.1, torch.tensor(1.25), lambda images: images))
+        display.on_step(
+            Step(11, 20, 2, 0.1, torch.tensor(1.25), Rate(hits=3, n=5), lambda images: images)
+        )
         said = display.bar.tasks[-1]
         assert said.completed == 11
         assert said.description == "epoch 2 of 2"
-        assert said.fields["said"].startswith("loss 1.250, accuracy 50.0%, validation 25.0%, about ")
+        assert said.fields["said"].startswith("loss 1.250, accuracy 60.0%, validation 25.0%, about ")
     console.file.close()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from shortcut_audit.errors import DataError, SettingsError
+from shortcut_audit.results.findings import Rate
 from shortcut_audit.training.loop import fit
 from shortcut_audit.training.observers import ClassF1, EpochRecord, Step
 
@@ -52,6 +53,8 @@ def test_watching_changes_nothing_about_a_training() -> None:
     assert {step.n_steps for step in meddler.steps} == {12}
     assert [step.epoch for step in meddler.steps] == [1] * 4 + [2] * 4 + [3] * 4
     assert [record.epoch for record in meddler.records] == [1, 2, 3]
+    assert [step.accuracy.n for step in meddler.steps[:5]] == [8, 16, 23, 30, 8]
+    assert [step.accuracy for step in meddler.steps[3::4]] == [r.accuracy for r in meddler.records]
 
 
 def test_answers_are_those_of_the_network_in_eval_mode() -> None:
@@ -74,7 +77,9 @@ def test_f1_is_that_of_scikit_learn(data: st.DataObject) -> None:
     observer = ClassF1(torch.zeros(len(labels), 1), labels, every=2)
     logits = torch.nn.functional.one_hot(called, n_classes).float()
     for number in range(1, 6):
-        observer.on_step(Step(number, 5, 1, 0.1, torch.zeros(()), lambda images: logits))
+        observer.on_step(
+            Step(number, 5, 1, 0.1, torch.zeros(()), Rate(hits=0, n=1), lambda images: logits)
+        )
     assert observer.steps.tolist() == [2, 4]
     expected = f1_score(labels, called, labels=range(n_classes), average=None, zero_division=np.nan)
     np.testing.assert_allclose(observer.f1, np.stack([expected] * 2))
@@ -86,7 +91,9 @@ def test_the_first_step_of_a_level_and_the_last_step_looked_at() -> None:
     answers = {5: [0, 0, 0, 0], 10: [0, 0, 1, 0], 15: [0, 0, 1, 1]}
     for number in range(1, 16):
         logits = torch.nn.functional.one_hot(torch.tensor(answers.get(number, [0] * 4)), 3).float()
-        observer.on_step(Step(number, 15, 1, 0.1, torch.zeros(()), lambda images, lo=logits: lo))
+        observer.on_step(
+            Step(number, 15, 1, 0.1, torch.zeros(()), Rate(hits=0, n=1), lambda images, lo=logits: lo)
+        )
     assert observer.steps.tolist() == [5, 10]
     # Class 0: 2 TP, 2 FP, then 2 TP, 1 FP; class 1: nothing, then 1 TP, 1 FN; class 2 is not there.
     np.testing.assert_allclose(observer.f1, [[2 / 3, 0, np.nan], [4 / 5, 2 / 3, np.nan]])

@@ -109,9 +109,12 @@ def folder_of_images(root: Path, n: int, size: int, names: tuple[str, ...] = ("a
     return root
 
 
+@pytest.mark.parametrize("train_size", [32, 40])
 @pytest.mark.parametrize("model", [FACTORY, "timm:test_resnet"])
-def test_the_folder_answers_in_an_audit_as_it_did_in_training(model: str, tmp_path: Path) -> None:
-    train_on = folder_of_images(tmp_path / "train", 12, 40)
+def test_the_folder_answers_in_an_audit_as_it_did_in_training(
+    model: str, train_size: int, tmp_path: Path
+) -> None:
+    train_on = folder_of_images(tmp_path / "train", 12, train_size)
     judge_on = folder_of_images(tmp_path / "val", 7, 50)
     out = tmp_path / "model"
     result = run(train_on, out, val=judge_on, model=model, size=(32, 32), epochs=2)
@@ -390,3 +393,16 @@ def test_bad_input_is_named_before_anything_is_written(
         run(options.pop("data", data), tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_validation_images_that_do_not_fit_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def flat(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))\n"
+    )
+    small, large = (folder_of_images(tmp_path / str(size), 4, size) for size in (8, 12))
+    model = f"{tmp_path}/net.py:flat"
+    with pytest.raises(ModelError, match="fails on 1 image at once"):
+        run(small, tmp_path / "model", val=large, model=model)
+    assert not (tmp_path / "model").exists()
+    run(small, tmp_path / "model", val=large, model=model, size=(8, 8))
