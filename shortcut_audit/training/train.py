@@ -313,7 +313,12 @@ class _State:
         checkpoint = self.folder / CHECKPOINT_FILE
         self.has_kept = checkpoint.is_file()
         sweep_asides(self.folder, checkpoint.parent)
-        self.write("running")
+        try:
+            self.write("running")
+        except RunFolderError:
+            if self.made is not None:
+                remove_folder(self.made)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:

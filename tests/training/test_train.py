@@ -345,14 +345,15 @@ def test_a_training_that_fails_leaves_nothing_it_cannot_go_on_from(data: Path, t
     assert read_training(out)["state"] == "finished"
 
 
+@pytest.mark.parametrize("n_written", [0, 3])
 def test_a_full_disk_ends_in_one_sentence(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n_written: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "model"
     writes = iter(range(100))
 
     def full(*_: object) -> None:
-        if next(writes) >= 3:
+        if next(writes) >= n_written:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(store.os, "fsync", full)
@@ -360,6 +361,9 @@ def test_a_full_disk_ends_in_one_sentence(
         run(data, out)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
+    if n_written == 0:
+        assert not out.exists()
+        return
     # Nothing half-written stays, and the training goes on from what was whole.
     assert sorted(path.name for path in out.rglob("*")) == [
         "checkpoint", "state.safetensors", "training.json",
