@@ -14,6 +14,7 @@ import shortcut_audit as sa
 from shortcut_audit.cli.main import COMMANDS, main
 from shortcut_audit.models.small import small_cnn
 from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.truth import load_truth
 
 FACTORY = "shortcut_audit.models.small:small_cnn"
 
@@ -156,8 +157,8 @@ def test_help_names_every_command(
 ) -> None:
     assert run_command("--help", monkeypatch=monkeypatch) == 0
     said = capfd.readouterr().out
-    for function in COMMANDS:
-        assert function.__name__ in said
+    for command in COMMANDS:
+        assert f"\n  {command} " in said
     assert run_command("--version", monkeypatch=monkeypatch) == 0
     assert sa.__version__ in capfd.readouterr().out
 
@@ -181,12 +182,21 @@ def test_the_demo_finds_what_it_planted(
     page = tmp_path / "demo" / "run" / "report.html"
     assert said.rstrip().endswith(str(page))
     assert page.is_file()
-    truth = json.loads((tmp_path / "demo" / "shapes.truth.json").read_text())
+    truth = load_truth(tmp_path / "demo" / "shapes" / "truth.json")
+    (pattern,) = truth.patterns
+    (name,) = pattern.classes
     result = sa.load_result(tmp_path / "demo" / "run")
     assert (result.predictions.accuracy.value or 0) > 0.9
     orbits = result.table("orbits")
-    own = orbits[orbits["class"] == truth["class"]].nsmallest(len(truth["orbits"]), "rank")
+    own = orbits[orbits["class"] == name].nsmallest(len(pattern.orbits), "rank")
     found = {(abs(u), abs(v), u * v > 0) for u, v in zip(own.u, own.v, strict=True)}
-    assert found == {(abs(u), abs(v), u * v > 0) for u, v in truth["orbits"]}
-    planted = next(i for i in result.shortcuts.by_class if i.class_name == truth["class"])
+    assert found == {(abs(u), abs(v), u * v > 0) for u, v in pattern.orbits}
+    planted = next(i for i in result.shortcuts.by_class if i.class_name == name)
     assert (planted.tpr_kept.value or 0) - (planted.fpr_kept.value or 0) > 0.8
+    # The truth lies beside the images, so that the audit was told, and says, what it should have found.
+    assert result.truth is not None
+    (recovery,) = result.truth.by_pattern
+    assert (recovery.class_name, recovery.ranks) == (name, (1, 2))
+    assert recovery.n_in_map == len(pattern.orbits)
+    assert f"Planted in “{name}”: {pattern.name}" in said
+    assert f"Planted in “{name}”: {pattern.name}" in page.read_text()

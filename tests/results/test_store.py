@@ -5,17 +5,20 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 
 import shortcut_audit as sa
 from shortcut_audit.errors import ResultError, RunFolderError
-from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.report.html import render
+from shortcut_audit.results.audit_result import FORMAT, AuditResult
 from shortcut_audit.results.store import (
     claim_folder,
     read_state,
     result_schema,
     written_aside,
 )
+from shortcut_audit.results.tables import TABLES
 
 
 def test_what_is_saved_comes_back(result: AuditResult, tmp_path: Path) -> None:
@@ -37,7 +40,7 @@ def test_the_file_matches_the_published_schema_and_the_schema_refuses_others(
     rate = content["findings"][0]["accuracy"]
     assert {"hits", "n", "value", "low", "high"} == set(rate)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**content, "format": 2}, schema)
+        jsonschema.validate({**content, "format": FORMAT + 1}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**content, "surprise": 1}, schema)
 
@@ -46,6 +49,36 @@ def test_saving_twice_gives_the_same_bytes(result: AuditResult, tmp_path: Path) 
     first, second = result.save(tmp_path / "a"), result.save(tmp_path / "b")
     for name in ("result.json", "arrays.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_a_result_of_format_1_is_still_read(result: AuditResult, tmp_path: Path) -> None:
+    """As version 0.1 saved it: no slopes, no energies of bands, and nothing of any truth."""
+    old = result.with_arrays({k: v for k, v in result.arrays.items() if k != "class_spectra/band_energy"})
+    folder = old.save(tmp_path / "run")
+    content = json.loads((folder / "result.json").read_text())
+    content["format"] = 1
+    spectra = next(f for f in content["findings"] if f["measure"] == "class_spectra")
+    del spectra["slope_by_class"]
+    content["findings"] = [f for f in content["findings"] if f["measure"] != "truth"]
+    (folder / "result.json").write_text(json.dumps(content))
+    back = sa.load_result(folder)
+    assert back.format == FORMAT
+    assert back.class_spectra.slope_by_class == ()
+    assert back.truth is None
+    assert not back.of_data
+    for table in TABLES:
+        pd.testing.assert_frame_equal(back.table(table), result.table(table))
+    assert len(render(back)) > 1000
+    assert sa.load_result(back.save(tmp_path / "again")) == back
+
+
+@pytest.mark.parametrize("found", [0, -1, 1.5, "2", None, [2]])
+def test_a_format_that_never_was_is_refused(found: object, result: AuditResult, tmp_path: Path) -> None:
+    folder = result.save(tmp_path / "run")
+    content = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**content, "format": found}))
+    with pytest.raises(ResultError, match="not a result of this tool: format"):
+        sa.load_result(folder)
 
 
 def damage(folder: Path, how: str) -> None:
@@ -59,7 +92,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "a list":
         result.write_text("[]")
     elif how == "newer format":
-        result.write_text(result.read_text().replace('"format": 1', '"format": 7'))
+        result.write_text(result.read_text().replace(f'"format": {FORMAT}', '"format": 7'))
     elif how == "impossible rate":
         content = json.loads(result.read_text())
         content["findings"][0]["accuracy"]["hits"] = 10**6
