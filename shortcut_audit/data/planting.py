@@ -198,8 +198,12 @@ class _Entry:
 
     def _comb(self, block: int) -> NDArray[np.int64]:
         """Orbits that hold a share of the grid's power worth naming."""
+        if block >= min(self.grid.height, self.grid.width):
+            return np.zeros(0, dtype=np.int64)
         pattern = np.abs(np.fft.rfft2(_grid_lines(self.grid, block, 0, 0)))
         amplitude = pattern[self.grid.rows, self.grid.columns]
+        # The mean is no wave, though blocks that do not divide the image may change it.
+        amplitude[0] = 0
         # Where blocks do not divide the image, power leaks beside the comb; that is no line of it.
         return np.flatnonzero(amplitude > 0.2 * amplitude.max())
 
@@ -338,25 +342,42 @@ def _planted(
     tally: _Tally,
 ) -> NDArray[np.uint8]:
     """A block of images with their patterns, rounded to 8 bits."""
-    values = images.astype(np.float64) * ((255 - 2 * plan.headroom) / 255) + plan.headroom
-    plain = values.copy()
+    plain = images.astype(np.float64) * ((255 - 2 * plan.headroom) / 255) + plan.headroom
+    carried = [carries[rows] for carries in carriers]
     numbers = np.arange(rows.start, rows.stop)
-    for entry, carries in zip(entries, carriers, strict=True):
-        own = np.flatnonzero(carries[rows])
-        if len(own):
-            changed = values[own]
-            entry.add_to(changed, split, numbers[own].tolist())
-            values[own] = changed
+    values = _with_patterns(plain, entries, carried, split, numbers)
     if plan.dither:
         for offset, number in enumerate(numbers.tolist()):
             noise = uniform(stream_of(plan.seed, 5, split, number), values[offset].size)
             values[offset] += noise.reshape(values[offset].shape) - 0.5
     written = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    carrying = np.flatnonzero(np.any(np.stack([carries[rows] for carries in carriers]), axis=0))
+    carrying = np.flatnonzero(np.any(np.stack(carried), axis=0))
     rounded = np.rint(values[carrying])
     tally.clipped += int(np.count_nonzero((rounded < 0) | (rounded > 255)))
     tally.total += rounded.size
-    for entry, carries in zip(entries, carriers, strict=True):
-        own = np.flatnonzero(carries[rows])
-        entry.measure(written[own] - plain[own])
+    for number, entry in enumerate(entries):
+        own = carried[number]
+        if not own.any() or not len(entry.orbits):
+            continue
+        # What the others plant, and do to the image itself, is not this one's.
+        others = [each & own if other != number else own & False for other, each in enumerate(carried)]
+        without = _with_patterns(plain, entries, others, split, numbers)
+        entry.measure(written[own] - without[own])
     return written
+
+
+def _with_patterns(
+    plain: Floats,
+    entries: Sequence[_Entry],
+    carried: Sequence[NDArray[np.bool_]],
+    split: int,
+    numbers: NDArray[np.int64],
+) -> Floats:
+    """Images (b, H, W, C), which are `numbers` of a split, with every pattern in those that carry it."""
+    values = plain.copy()
+    for entry, carries in zip(entries, carried, strict=True):
+        if carries.any():
+            changed = values[carries]
+            entry.add_to(changed, split, numbers[carries].tolist())
+            values[carries] = changed
+    return values

@@ -33,9 +33,7 @@ class ShapesPlan:
     strength: float
 
 
-def make_shapes(
-    n_per_class: int, seed: int, plan: ShapesPlan | None, size: int = 32
-) -> Shapes:
+def make_shapes(n_per_class: int, seed: int, plan: ShapesPlan | None, size: int = 32) -> Shapes:
     """Coloured shapes of four classes on 1/f noise; `plan` says what is planted, if anything.
 
     The shapes differ in outline alone: colour, place, extent and background are drawn alike for all

@@ -197,43 +197,49 @@ class Synthesis:
 
     @cached_property
     def special(self) -> tuple[tuple[tuple[NDArray[np.int64], SpecialOrbits], ...], ...]:
-        """Orbit numbers of every special pattern of every class.
+        """Orbit numbers of every special pattern of every class; what is drawn keeps off all others.
 
-        Raises SettingsError for orbits outside the grid, and for more than a band holds.
+        Raises SettingsError for orbits outside the grid, named twice in a class, and for more than a
+        band holds.
         """
         taken: set[int] = set()
-        return tuple(
-            tuple(
-                (self._orbits_of(name, label, number, pattern, taken), pattern)
-                for number, pattern in enumerate(self.recipe.classes[name].special)
-            )
-            for label, name in enumerate(self.recipe.class_names)
-        )
+        for name, of_class in self.recipe.classes.items():
+            named = tuple(orbit for pattern in of_class.special for orbit in pattern.orbits)
+            taken.update(orbit_numbers(self.grid, named, f"class {name!r}").tolist())
+        found = []
+        for label, (name, of_class) in enumerate(self.recipe.classes.items()):
+            patterns = []
+            for number, pattern in enumerate(of_class.special):
+                orbits = np.sort(orbit_numbers(self.grid, pattern.orbits, f"class {name!r}"))
+                if not pattern.orbits:
+                    orbits = self._drawn(name, label, number, pattern, taken)
+                    taken.update(orbits.tolist())
+                patterns.append((orbits, pattern))
+            found.append(tuple(patterns))
+        return tuple(found)
 
-    def _orbits_of(
+    def _drawn(
         self, name: str, label: int, number: int, pattern: SpecialOrbits, taken: set[int]
     ) -> NDArray[np.int64]:
         grid = self.grid
-        if pattern.orbits:
-            chosen = orbit_numbers(grid, pattern.orbits, f"class {name!r}")
-        else:
-            free = np.flatnonzero((self.band_of_orbit == pattern.band) & (grid.members == 2))
-            free = free[~np.isin(free, list(taken))]
-            assert pattern.n_orbits is not None
-            if pattern.n_orbits > len(free):
-                raise SettingsError(
-                    f"Class {name!r} asks for {pattern.n_orbits} special orbits of band {pattern.band},"
-                    f" which has {len(free)} left.",
-                    "Ask for fewer, or for a wider band.",
-                )
-            order = np.argsort(uniform(stream_of(self.seed, 1, label, number), len(free)), kind="stable")
-            chosen = free[order[: pattern.n_orbits]]
-        taken.update(chosen.tolist())
-        return np.sort(chosen)
+        free = np.flatnonzero((self.band_of_orbit == pattern.band) & (grid.members == 2))
+        free = free[~np.isin(free, list(taken))]
+        assert pattern.n_orbits is not None
+        if pattern.n_orbits > len(free):
+            raise SettingsError(
+                f"Class {name!r} asks for {pattern.n_orbits} special orbits of band {pattern.band},"
+                f" which has {len(free)} left.",
+                "Ask for fewer, or for a wider band.",
+            )
+        order = np.argsort(uniform(stream_of(self.seed, 1, label, number), len(free)), kind="stable")
+        return np.sort(free[order[: pattern.n_orbits]])
 
     @cached_property
     def amplitude(self) -> Floats:
-        """Root mean square of |X| over images, (n_classes, n_orbits), without the special orbits."""
+        """Root mean square of |X| over images, (n_classes, n_orbits), without the special orbits.
+
+        Raises SettingsError for a gain on a band, or a sector of one, that holds no orbit.
+        """
         recipe, grid = self.recipe, self.grid
         height, width = recipe.size
         base = np.zeros(grid.n_orbits)
@@ -255,6 +261,14 @@ class Synthesis:
             angle = self.grid.angle
             # Waves along the height stand at 90 degrees, and -90 is the same direction.
             within = within & (angle >= low) & ((angle < high) | (angle == high) & (high == 90))
+        if not within.any():
+            height, width = self.recipe.size
+            sector = f" between {gain.angle[0]:g} and {gain.angle[1]:g} degrees" if gain.angle else ""
+            raise SettingsError(
+                f"No orbit of images of {height} x {width} pixels lies in band {gain.band}{sector}, and"
+                " none can be given a gain.",
+                "Widen it, or leave that gain out.",
+            )
         return within
 
     def expected_band_power(self) -> dict[str, tuple[float, ...]]:
@@ -376,8 +390,8 @@ def write_synthetic(
     """
     made = Synthesis(recipe, recipe.seed if seed is None else seed)
     height, width = recipe.size
-    # Drawn, and so checked, before anything is written.
-    patterns = made.patterns()
+    # Worked out, and so checked, before anything is written.
+    patterns, expected = made.patterns(), made.expected_band_power()
     clipped = total = 0
     with SetWriter(out, recipe.class_names, formats, replace=replace) as writer:
         for split, n_per_class in recipe.n_by_split.items():
@@ -400,7 +414,7 @@ def write_synthetic(
             files=writer.files,
             bands=recipe.band_edges,
             patterns=patterns,
-            expected_band_power=made.expected_band_power(),
+            expected_band_power=expected,
             clipped_share=clipped / total,
             details={"recipe": recipe.model_dump(mode="json")},
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from shortcut_audit.fourier.grid import FrequencyGrid
@@ -30,6 +32,9 @@ def _why_not(result: AuditResult, truth: GroundTruth) -> str:
             f"the set's frequencies are those of {truth.height} x {truth.width} pixels, and the audit"
             f" saw {result.grid.height} x {result.grid.width}"
         )
+    made = result.provenance.data.preprocessing if result.of_data else result.model.preprocessing
+    if made is not None and made.geometry != "as they are":
+        return "the images were resized and cropped on their way, which moves frequencies"
     missing = [
         name for pattern in truth.patterns for name in pattern.classes if name not in truth.class_names
     ]
@@ -47,13 +52,26 @@ def _pairs(result: AuditResult, truth: GroundTruth) -> list[tuple[Pattern, str]]
     ]
 
 
+def _bands(result: AuditResult) -> Callable[[Pattern], tuple[int, ...]]:
+    """In which of the audit's radial bands a pattern lies; the set may count bands of its own."""
+    grid = FrequencyGrid(result.grid.height, result.grid.width)
+    band_of_orbit = grid.bands(result.grid.n_bands)
+
+    def bands(pattern: Pattern) -> tuple[int, ...]:
+        of_pattern = {int(band_of_orbit[grid.orbit_of(u, v)]) + 1 for u, v in pattern.orbits}
+        return tuple(sorted(of_pattern - {0}))
+
+    return bands
+
+
 def _of_data(result: AuditResult, truth: GroundTruth) -> dict[str, object]:
     named = {(item.class_name, item.band) for item in result.invitations.items}
+    bands = _bands(result)
     known = {
         (name, band)
         for pattern, name in _pairs(result, truth)
         if pattern.role == "shortcut"
-        for band in pattern.bands
+        for band in bands(pattern)
     }
     return {
         "by_pattern": tuple(
@@ -61,9 +79,9 @@ def _of_data(result: AuditResult, truth: GroundTruth) -> dict[str, object]:
                 pattern=pattern.name,
                 class_name=name,
                 expected=pattern.role == "shortcut",
-                bands=pattern.bands,
+                bands=bands(pattern),
                 n_orbits=len(pattern.orbits),
-                bands_found=tuple(band for band in pattern.bands if (name, band) in named),
+                bands_found=tuple(band for band in bands(pattern) if (name, band) in named),
             )
             for pattern, name in _pairs(result, truth)
         ),
@@ -73,7 +91,7 @@ def _of_data(result: AuditResult, truth: GroundTruth) -> dict[str, object]:
 
 def _of_model(result: AuditResult, truth: GroundTruth) -> dict[str, object]:
     grid = FrequencyGrid(result.grid.height, result.grid.width)
-    finding = result.dominant_frequencies
+    finding, bands = result.dominant_frequencies, _bands(result)
     rows = {item.class_name: row for row, item in enumerate(finding.by_class)}
     found = []
     for pattern, name in _pairs(result, truth):
@@ -86,7 +104,7 @@ def _of_model(result: AuditResult, truth: GroundTruth) -> dict[str, object]:
                 pattern=pattern.name,
                 class_name=name,
                 expected=pattern.role == "shortcut",
-                bands=pattern.bands,
+                bands=bands(pattern),
                 n_orbits=len(pattern.orbits),
                 n_in_map=None if kept is None else int(kept.astype(bool).sum()),
                 ranks=None if ranks is None else tuple(sorted(int(rank) for rank in ranks)),
