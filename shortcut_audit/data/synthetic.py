@@ -308,7 +308,7 @@ class Synthesis:
                 reached = np.flatnonzero(self._reached(gain))
                 found.append(
                     Pattern(
-                        name=f"gain {gain.gain:g} of {name} in band {gain.band}",
+                        name=f"gain {gain.gain:g} of {name}",
                         kind="gain",
                         role="shortcut",
                         classes=(name,),

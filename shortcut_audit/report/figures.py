@@ -178,12 +178,22 @@ def mean_spectra_figure(result: AuditResult) -> Figure:
         title="Against the geometric mean of all classes", xlabel="radius (cycles/image)", ylabel="ratio"
     )
     axes[1].axhline(1, color="0.3", linewidth=0.6)
-    axes[1].set_yscale("log")
+    _log_where_wide(axes[1], np.maximum(mean, 1e-12) / reference)
     for each in axes:
         sns.despine(ax=each)
     if axes[1].get_legend_handles_labels()[0]:
         axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _log_where_wide(axes: Axes, ratio: NDArray[np.float64]) -> None:
+    """A log axis with plain numbers, where ratios go further than a linear one can show."""
+    if ratio.max() < 3 and ratio.min() > 0.3:
+        return
+    axes.set_yscale("log")
+    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if ratio.min() <= t <= ratio.max()]
+    axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def data_class_figure(result: AuditResult, class_name: str) -> Figure:
@@ -219,7 +229,12 @@ def _draw_z(axes: Axes, result: AuditResult, z: NDArray[np.float64]) -> None:
     axes.scatter(radius[beyond], z[beyond], s=10, color=colours[3], linewidths=0)
     axes.axhline(result.invitations.threshold, color=colours[3], linewidth=0.8, linestyle="--")
     # A strong plant is a hundred standard errors high; the rest should stay visible below it.
-    axes.set_yscale("symlog", linthresh=result.invitations.threshold)
+    threshold = result.invitations.threshold
+    axes.set_yscale("symlog", linthresh=threshold)
+    ticks = [-30, -10, -threshold / 2, 0, threshold / 2, 10, 30, 100, 300]
+    axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
+    axes.minorticks_off()
+    axes.set_ylim(min(-threshold, z.min() * 1.1), max(2 * threshold, z.max() * 1.2))
     axes.set(title="Orbits; dashed: named above", xlabel="radius (cycles/image)", ylabel="z")
     sns.despine(ax=axes)
 
