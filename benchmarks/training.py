@@ -16,11 +16,11 @@ import torch
 from machine import machine
 
 from shortcut_audit.data.sources import ImageSource, open_source
+from shortcut_audit.models.allocator import held_buffers
 from shortcut_audit.models.classifier import borrowed
 from shortcut_audit.models.loading import ModelRequest, load_model, preprocessing_of
 from shortcut_audit.models.small import medium_cnn
 from shortcut_audit.results.findings import Rate
-from shortcut_audit.run.allocator import held_buffers
 from shortcut_audit.training.images import choose_rows
 from shortcut_audit.training.loop import fit
 from shortcut_audit.training.settings import TrainSettings

@@ -130,8 +130,6 @@ def train(
     console = Console(stderr=True, highlight=False)
     with console.status("Opening the images and the model ..."):
         from shortcut_audit.data.sources import open_source
-        from shortcut_audit.models.classifier import pick_device
-        from shortcut_audit.run.allocator import held_buffers
         from shortcut_audit.training.subject import ModelChoice
         from shortcut_audit.training.train import TrainRequest, check_training_folder
         from shortcut_audit.training.train import train as train_model
@@ -144,7 +142,7 @@ def train(
             settings=settings,
             command=printable(shlex.join(["shortcut-audit", *sys.argv[1:]])),
         )
-    with held_buffers(pick_device(device).type), _Display(console) as display:
+    with _Display(console) as display:
         result = train_model(request, out, progress=display, restart=restart)
     _say(result)
 

@@ -8,7 +8,7 @@ __all__ = ["medium_cnn", "small_cnn"]
 
 
 class SmallCNN(nn.Module):
-    """Four convolutions with batch normalisation, pooled to a linear head; 60,000 parameters at width 16."""
+    """Four convolutions with batch normalisation, pooled to a linear head; 60,000 weights at width 16."""
 
     def __init__(self, num_classes: int, in_chans: int, width: int) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from shortcut_audit.data.pixels import AuditImages, choose_images, collect_image
 from shortcut_audit.data.sources import ImageSource
 from shortcut_audit.errors import DataError, LogitsError, ModelError
 from shortcut_audit.measures.interface import Outline, Subject
+from shortcut_audit.models.allocator import held_buffers
 from shortcut_audit.models.classifier import (
     Classifier,
     borrowed,
@@ -27,7 +28,6 @@ from shortcut_audit.results.provenance import ModelProvenance, Preprocessing
 from shortcut_audit.results.settings import AuditSettings
 from shortcut_audit.results.store import read_state
 from shortcut_audit.results.truth import GroundTruth
-from shortcut_audit.run.allocator import held_buffers
 from shortcut_audit.run.plan import outline_of, passes_by_measure
 from shortcut_audit.run.tuning import tune_batch_size
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shortcut_audit.errors import AuditError, DataError, LogitsError, ModelError, SettingsError
+from shortcut_audit.models.allocator import held_buffers
 from shortcut_audit.models.classifier import is_out_of_memory, pick_device, seeded
 from shortcut_audit.results.findings import Rate
 from shortcut_audit.training.observers import EpochRecord, Observer, Step
@@ -142,6 +143,7 @@ class Training:
     def _running(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(seeded(self.settings.seed, self.device))
+            stack.enter_context(held_buffers(self.device.type))
             if self.device.type == "cuda":
                 # The fastest kernels of some layers add up in any order.
                 flags = {"enabled": True, "benchmark": False, "deterministic": True}
