@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -141,3 +142,46 @@ def softmax_descent(
         weight = weight - rate * (slope_w + 0.9 * speed_w)
         bias = bias - rate * (slope_b + 0.9 * speed_b)
     return weight, bias, losses
+
+
+def texture_power_of(
+    height: int,
+    width: int,
+    slope: float,
+    contrast: float,
+    gain_of: Callable[[float, float], float] = lambda radius, angle: 1.0,
+) -> np.ndarray:
+    """E|X|^2 on the full plane of noise with amplitude gain / radius^slope and the given contrast.
+
+    `contrast` is the standard deviation of pixels; DC is 0. Radius in cycles per shorter side, angle
+    in degrees from the horizontal, in (-90, 90].
+    """
+    power = np.zeros((height, width))
+    for row, column in itertools.product(range(height), range(width)):
+        u = row - height if row > height / 2 else row
+        v = column - width if column > width / 2 else column
+        radius = math.hypot(u / height, v / width) * min(height, width)
+        angle = math.degrees(math.atan2(u / height, v / width))
+        # (u, v) and (-u, -v) are one wave: its direction is that of the member with v >= 0.
+        if column != 0 and 2 * column > width:
+            angle = math.degrees(math.atan2(-u / height, -v / width))
+        if angle <= -90:
+            angle += 180
+        if radius > 0:
+            power[row, column] = (gain_of(radius, angle) / radius**slope) ** 2
+    # Parseval: the sum of |X|^2 is HW times the sum of squared pixels.
+    return power * contrast**2 * (height * width) ** 2 / power.sum()
+
+
+def band_power_of(power: np.ndarray, edges: Sequence[tuple[float, float]]) -> list[float]:
+    """Sums of a full plane of power over rings [low, high); the last takes the corners at Nyquist."""
+    height, width = power.shape
+    sums = [0.0] * len(edges)
+    for row, column in itertools.product(range(height), range(width)):
+        radius = math.hypot(min(row, height - row) / height, min(column, width - column) / width)
+        radius *= min(height, width)
+        for number, (low, high) in enumerate(edges):
+            last = number == len(edges) - 1 and high == min(height, width) / 2
+            if radius > 0 and low <= radius and (radius < high or last):
+                sums[number] += power[row, column]
+    return sums

@@ -122,8 +122,10 @@ class SyntheticRecipe(_Part):
         if len(self.classes) < 2:
             raise ValueError("a set has at least two classes")
         bad = [s for s in self.n_by_split if not s.isidentifier()]
-        if bad or not self.n_by_split:
-            raise ValueError(f"a split is called by a plain word, not {bad[0] if bad else 'nothing'!r}")
+        if not self.n_by_split:
+            raise ValueError("a set has at least one split")
+        if bad:
+            raise ValueError(f"a split is called by a plain word, not {bad[0]!r}")
         edges = self.band_edges
         nyquist = min(self.size) / 2
         for (low, high), following in zip(edges, (*edges[1:], None), strict=True):
