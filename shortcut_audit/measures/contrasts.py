@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from shortcut_audit.fourier.cells import Neighbours, SpectrumCells, comb_orbits
+from shortcut_audit.fourier.cells import Neighbours, comb_orbits
 from shortcut_audit.fourier.grid import FrequencyGrid
 
 __all__ = [
+    "AddedPower",
     "ClassContrast",
+    "Comb",
     "ContrastSums",
-    "RingWindow",
     "contrast_of_combs",
     "contrast_of_orbits",
-    "contrast_of_rings",
     "leave_one_out_median",
     "power_floor",
-    "ring_windows",
+    "power_moments",
 ]
 
 Floats = NDArray[np.float64]
@@ -37,7 +37,8 @@ Floats = NDArray[np.float64]
 _LEAST_ADDED_Z = 4.0
 _LEAST_ADDED_RATIO = 1.25
 _BLOCK_SIZES = (4, 8, 16)
-_LOWEST_RING = 2
+# What a median absolute deviation knows of a variance, compared with the mean square.
+_EFFICIENCY_OF_MAD = 0.37
 
 
 def power_floor(grid: FrequencyGrid) -> Floats:
@@ -63,16 +64,9 @@ class ContrastSums:
     def __post_init__(self) -> None:
         shape = self.grid.n_orbits
         self.log_power, self.contrast, self.contrast_square = (np.zeros(shape) for _ in range(3))
-        self.weight, self.weighted, self.square_weight = (np.zeros(shape) for _ in range(3))
-        self.square_weighted, self.square_both = np.zeros(shape), np.zeros(shape)
-        self.combs = {
-            block: orbits for block in _BLOCK_SIZES if len(orbits := self._comparable_comb(block)) >= 3
-        }
-        self.comb_sums = {block: np.zeros(2) for block in self.combs}
-
-    def _comparable_comb(self, block: int) -> NDArray[np.int64]:
-        orbits = comb_orbits(self.grid, block)
-        return orbits[self.neighbours.comparable[orbits]]
+        self.moments = np.zeros((len(_MOMENTS), shape))
+        self.combs = _combs(self.grid, self.neighbours)
+        self.comb_sums = {block: np.zeros((2, 2)) for block in self.combs}
 
     def add(self, power: Floats) -> None:
         """Add a block of images."""
@@ -83,37 +77,124 @@ class ContrastSums:
         self.log_power += log_power.sum(axis=0)
         self.contrast += contrast.sum(axis=0)
         self.contrast_square += (contrast**2).sum(axis=0)
-        for block, orbits in self.combs.items():
-            mean = contrast[:, orbits].mean(axis=1)
-            self.comb_sums[block] += mean.sum(), (mean**2).sum()
-        around = self.neighbours.mean(power)
-        added, weight = power - around, 1 / (around + floor) ** 2
-        self.weight += weight.sum(axis=0)
-        self.weighted += (weight * added).sum(axis=0)
-        self.square_weight += (weight**2).sum(axis=0)
-        self.square_weighted += (weight**2 * added).sum(axis=0)
-        self.square_both += (weight**2 * added**2).sum(axis=0)
+        for block, comb in self.combs.items():
+            for row, orbits in enumerate((comb.lines, comb.own_lines)):
+                mean = contrast[:, orbits].mean(axis=1)
+                self.comb_sums[block][row] += mean.sum(), (mean**2).sum()
+        self.moments += power_moments(power, self.neighbours.mean(power), floor)
+
+
+@dataclass(frozen=True)
+class Comb:
+    """Orbits of the lines between blocks; `own_lines` without those that blocks half as large have."""
+
+    lines: NDArray[np.int64]
+    own_lines: NDArray[np.int64]
+
+
+def _combs(grid: FrequencyGrid, neighbours: Neighbours) -> dict[int, Comb]:
+    """Combs of the usual block sizes that the grid holds at least three comparable lines of."""
+    found: dict[int, Comb] = {}
+    for block in _BLOCK_SIZES:
+        lines = comb_orbits(grid, block)
+        lines = lines[neighbours.comparable[lines]]
+        own = lines[~np.isin(lines, comb_orbits(grid, block // 2))]
+        if len(lines) >= 3 and len(own) >= 2:
+            found[block] = Comb(lines, own)
+    return found
+
+
+# Sums over images of weights w, power P and power of the surroundings A, in this order.
+_MOMENTS = ("w", "wP", "wA", "ww", "wwP", "wwA", "wwPP", "wwPA", "wwAA")
+
+
+def power_moments(power: Floats, around: Floats, floor: Floats | float) -> Floats:
+    """Sums (9, n) over images of `power` and that of the surroundings `around`, both (n_images, n).
+
+    Images are weighted by 1 / (around + floor)^2: the power of noise varies as itself, so that images
+    with little of their own show best what was added.
+    """
+    w = 1 / (around + floor) ** 2
+    parts = (w, w * power, w * around)
+    squares = (w * w, w * w * power, w * w * around)
+    both = (squares[1] * power, squares[1] * around, squares[2] * around)
+    return np.stack([part.sum(axis=0) for part in (*parts, *squares, *both)])
+
+
+@dataclass(frozen=True)
+class AddedPower:
+    """Power of every class beyond that of its surroundings.
+
+    `moments` (C, 9, n): sums over images. `law` (C, n): what the class's own spectrum, which falls as a
+    power of the radius, lets expect, in units of its surroundings.
+    """
+
+    moments: Floats
+    law: Floats
+
+    def _beyond(self, share: Floats) -> tuple[Floats, Floats]:
+        """Mean power beyond `share` of the surroundings, and its standard error, (C, n)."""
+        w, wp, wa, ww, wwp, wwa, wwpp, wwpa, wwaa = self.moments.swapaxes(0, 1)
+        mean = (wp - share * wa) / w
+        square = wwpp - 2 * share * wwpa + share**2 * wwaa - 2 * mean * (wwp - share * wwa) + mean**2 * ww
+        return mean, np.sqrt(np.maximum(square, 0)) / w
+
+    @cached_property
+    def unusual(self) -> tuple[Floats, Floats]:
+        """Power beyond the share of the surroundings that is usual in other classes, and its error."""
+        w, wp, wa = self.moments.swapaxes(0, 1)[:3]
+        around = wa / w
+        share = np.divide(wp, wa, out=np.ones_like(wp), where=wa > 0)
+        of_share = np.divide(self._beyond(share)[1], around, out=np.zeros_like(w), where=wa > 0)
+        mean, error = self._beyond(leave_one_out_median(share))
+        return mean, np.hypot(error, leave_one_out_median(of_share) * around)
+
+    @cached_property
+    def passes(self) -> NDArray[np.bool_]:
+        """Where a class has power that neither its surroundings nor the other classes explain.
+
+        Natural spectra differ in level: the same share of the surroundings is natural. A pattern that
+        all classes carry adds the same power to all: the same power is none of a class's own. With one
+        or two other classes, what they lack may be a pattern of theirs in the surroundings: then the
+        class has to stand out by itself, too.
+        """
+        added, error = self._beyond(self.law)
+        reference = leave_one_out_median(added)
+        both = np.hypot(error, leave_one_out_median(error))
+        alike = (added - reference >= _LEAST_ADDED_Z * both) & (added >= _LEAST_ADDED_RATIO * reference)
+        unusual, its_error = self.unusual
+        passes: NDArray[np.bool_] = alike & (unusual > 0) & (unusual >= _LEAST_ADDED_Z * its_error)
+        if len(added) <= 3:
+            passes &= (added > 0) & (added >= _LEAST_ADDED_Z * error)
+        return passes
 
 
 @dataclass(frozen=True)
 class ClassContrast:
     """Contrasts of all classes with their surroundings, and with one another.
 
-    Rows are classes; columns orbits, rings or combs. `mean` of the log contrast, `variance` of it over
-    single images, `added`: power above the surroundings, weighted towards images with little power of
-    their own, which show it best, and `added_error` its standard error. `difference`: of the log
-    contrast from that of the other classes. `natural`: spread of natural differences, where it is
-    known from elsewhere.
+    Rows are classes; columns orbits, rings or combs. `difference`: of the log contrast from that of the
+    other classes; `variance` of the log contrast over single images. `added`: power beyond the
+    surroundings. `place`: columns of one place have one yardstick; `independent`: share of them that
+    say something new. `natural`: spread of natural differences, where it is known from elsewhere.
+    `clear`: where the difference is the class's own, and none of another class in the surroundings.
     """
 
     n: NDArray[np.int64]
     difference: Floats
     variance: Floats
-    added: Floats
-    added_error: Floats
+    added: AddedPower
     place: NDArray[np.int64]
+    independent: float = 1.0
     natural: Floats | None = None
     own_yardstick: bool = False
+    clear: NDArray[np.bool_] | None = None
+
+    @property
+    def passes(self) -> NDArray[np.bool_]:
+        """Where something was added to the class, and to no other."""
+        passes = self.added.passes
+        return passes if self.clear is None else passes & self.clear
 
     @cached_property
     def _error(self) -> Floats:
@@ -127,16 +208,16 @@ class ClassContrast:
         return total
 
     @cached_property
-    def spread(self) -> Floats:
-        """Standard deviation of natural differences, by class and column.
+    def _yardstick(self) -> tuple[Floats, Floats]:
+        """Standard deviation of natural differences by class and column, and its degrees of freedom.
 
         From the spread of the differences at the same `place` over all classes, less what sampling
         explains; with `own_yardstick` that of the class alone, where it is larger: a class that is wild
         all over, as objects on an empty ground are, stands out nowhere.
         """
         if self.natural is not None:
-            return self.natural
-        spread = np.zeros(self.difference.shape)
+            return self.natural, np.full(self.difference.shape, np.inf)
+        spread, freedom = np.zeros(self.difference.shape), np.zeros(self.difference.shape)
         for place in np.unique(self.place):
             here = _wide_enough(self.place, place)
             differences = self.difference[:, here]
@@ -146,24 +227,28 @@ class ClassContrast:
                 own = [_robust_variance(row) for row in differences] - np.median(sampling, axis=1)
                 variance = np.maximum(variance, own)
             spread[:, self.place == place] = np.sqrt(np.maximum(variance, 0.0))[:, None]
-        return spread
+            n_known = here.sum() * self.independent * (len(self.n) - 1)
+            freedom[:, self.place == place] = max(1.0, _EFFICIENCY_OF_MAD * n_known)
+        return spread, freedom
+
+    @property
+    def spread(self) -> Floats:
+        """Standard deviation of natural differences, by class and column."""
+        return self._yardstick[0]
 
     @cached_property
     def z(self) -> Floats:
         """`difference` in standard errors, natural differences included, as of a normal variable."""
-        scale = np.sqrt(self._error**2 + self.spread**2)
+        spread, freedom = self._yardstick
+        sampling, natural = self._error**2, spread**2
+        scale = np.sqrt(sampling + natural)
         ratio = np.divide(self.difference, scale, out=np.zeros_like(scale), where=scale > 0)
-        # Few images make the tails heavier; the same probability under a normal law is comparable.
-        tail = student.logsf(np.abs(ratio), np.maximum(self.n - 1, 1)[:, None])
+        # Few images, and a yardstick taken from few places, make the tails heavier (Satterthwaite 1946);
+        # the same probability under a normal law is comparable.
+        weight = sampling**2 / np.maximum(self.n - 1, 1)[:, None] + natural**2 / freedom
+        degrees = np.divide(scale**4, weight, out=np.full_like(scale, np.inf), where=weight > 0)
+        tail = student.logsf(np.abs(ratio), np.minimum(degrees, 1e9))
         return np.sign(ratio) * np.minimum(_normal_isf(tail), np.abs(ratio))
-
-    @cached_property
-    def added_passes(self) -> NDArray[np.bool_]:
-        """Where the added power exceeds that of the other classes."""
-        reference = leave_one_out_median(self.added)
-        error = np.sqrt(self.added_error**2 + leave_one_out_median(self.added_error) ** 2)
-        enough = self.added - reference >= _LEAST_ADDED_Z * error
-        return enough & (self.added > 0) & (self.added >= _LEAST_ADDED_RATIO * reference)
 
 
 def _robust_variance(values: Floats) -> float:
@@ -217,13 +302,14 @@ def contrast_of_orbits(sums: list[ContrastSums]) -> ClassContrast:
     n = np.array([each.n for each in sums])
     mean = np.stack([each.log_power / each.n for each in sums])
     raw = mean - leave_one_out_median(mean)
-    added, error = _added(sums)
     return ClassContrast(
         n=n,
         difference=np.where(neighbours.comparable, raw - neighbours.median(raw), 0.0),
         variance=np.stack([_variance(each.contrast, each.contrast_square, each.n) for each in sums]),
-        added=added,
-        added_error=error,
+        added=AddedPower(
+            np.stack([each.moments for each in sums]),
+            np.stack([_falling(neighbours, each) for each in mean]),
+        ),
         place=np.rint(neighbours.grid.radius / _place_width(neighbours.grid)).astype(np.int64),
         own_yardstick=True,
     )
@@ -239,149 +325,52 @@ def _variance(total: Floats, squares: Floats, n: int) -> Floats:
     return variance
 
 
-def _added(sums: list[ContrastSums]) -> tuple[Floats, Floats]:
-    weight = np.stack([each.weight for each in sums])
-    added = np.stack([each.weighted for each in sums]) / weight
-    square = (
-        np.stack([each.square_both for each in sums])
-        - 2 * added * np.stack([each.square_weighted for each in sums])
-        + added**2 * np.stack([each.square_weight for each in sums])
-    )
-    return added, np.sqrt(np.maximum(square, 0)) / weight
+def _falling(neighbours: Neighbours, log_power: Floats) -> Floats:
+    """Power of every orbit over that of its neighbours, were the spectrum a power of the radius."""
+    grid = neighbours.grid
+    ring = np.rint(grid.radius).astype(np.int64)
+    rings = range(1, max(2, min(grid.height, grid.width) // 2) + 1)
+    there = [k for k in rings if (ring == k).any()]
+    slope = 0.0
+    if len(there) > 1:
+        slope = float(np.polyfit(np.log(there), [log_power[ring == k].mean() for k in there], 1)[0])
+    law = np.maximum(grid.radius, 1e-9) ** min(slope, 0.0)
+    law[0] = 0
+    around = neighbours.mean(law)
+    return np.divide(law, around, out=np.ones_like(law), where=around > 0)
 
 
-def contrast_of_combs(sums: list[ContrastSums], by_orbit: ClassContrast) -> dict[int, ClassContrast]:
-    """Contrasts of the lines between blocks of pixels, each comb as one unit."""
-    found = {}
-    for block, orbits in sums[0].combs.items():
-        mean = np.array([each.comb_sums[block][0] / each.n for each in sums])[:, None]
-        variance = np.array(
-            [_variance(each.comb_sums[block][:1], each.comb_sums[block][1:], each.n)[0] for each in sums]
+def contrast_of_combs(
+    sums: list[ContrastSums], by_orbit: ClassContrast
+) -> dict[int, tuple[ClassContrast, ClassContrast]]:
+    """Contrasts of the lines between blocks of pixels, each comb as one unit: all and own lines."""
+    return {
+        block: (
+            _of_comb(sums, by_orbit, block, 0, comb.lines),
+            _of_comb(sums, by_orbit, block, 1, comb.own_lines),
         )
-        # Natural differences of single orbits, as if they were independent along the comb.
-        natural = np.sqrt((by_orbit.spread[:, orbits] ** 2).mean(axis=1) / len(orbits))
-        precision = 1 / np.maximum(by_orbit.added_error[:, orbits] ** 2, 1e-300)
-        total = precision.sum(axis=1)
-        found[block] = ClassContrast(
-            n=by_orbit.n,
-            difference=mean - leave_one_out_median(mean),
-            variance=variance[:, None],
-            added=((by_orbit.added[:, orbits] * precision).sum(axis=1) / total)[:, None],
-            added_error=1 / np.sqrt(total)[:, None],
-            place=np.zeros(1, dtype=np.int64),
-            natural=natural[:, None],
-        )
-    return found
+        for block, comb in sums[0].combs.items()
+    }
 
 
-@dataclass(frozen=True)
-class RingWindow:
-    """Rings first..last-1 between flanks on both sides (or one), as weights over rings."""
-
-    first: int
-    last: int
-    inside: Floats
-    below: Floats
-    above: Floats
-    share_below: float
-
-
-def ring_windows(cells: SpectrumCells, without: NDArray[np.bool_]) -> list[RingWindow]:
-    """Windows of 1 ring up to half of all, each with flanks half as wide and at least two rings.
-
-    The lowest rings are left out: there a thing's outline is all there is, and classes differ by right.
-    """
-    weights: Floats = np.bincount(
-        cells.ring_of_orbit[1:],
-        weights=np.where(without, 0.0, cells.grid.members)[1:],
-        minlength=len(cells.n_in_ring),
-    ).astype(np.float64)
-    # Rings beyond Nyquist are cut by the corners, and lack the directions that the others have.
-    n_rings = cells.n_rings
-    windows = []
-    for width in (1, 2, 3, 4, 6, 8, 12, 16):
-        if width > cells.n_rings // 2:
-            break
-        flank = max(2, width // 2)
-        for first in range(_LOWEST_RING, n_rings - width + 1, max(1, width // 2)):
-            last = first + width
-            parts = [
-                _part(weights, first, last),
-                _part(weights, max(0, first - flank), first),
-                _part(weights, last, min(n_rings, last + flank)),
-            ]
-            if parts[0] is None or (parts[1] is None and parts[2] is None):
-                continue
-            windows.append(_window(first, last, flank, *parts))
-    return windows
-
-
-def _part(weights: Floats, first: int, last: int) -> Floats | None:
-    """Weights over rings of one side, or None where it holds too little to average."""
-    if weights[first:last].sum() < 8:
-        return None
-    part = np.zeros(len(weights))
-    part[first:last] = weights[first:last] / weights[first:last].sum()
-    return part
-
-
-def _window(
-    first: int,
-    last: int,
-    flank: int,
-    inside: Floats | None,
-    below: Floats | None,
-    above: Floats | None,
-) -> RingWindow:
-    assert inside is not None
-    if below is None or above is None:
-        only = above if below is None else below
-        assert only is not None
-        return RingWindow(first, last, inside, only, only, 1.0)
-    # Power laws are straight over log radius, so flanks are interpolated there.
-    centre, low, high = (
-        np.log(radius) for radius in ((first + last) / 2, max(first - flank / 2, 0.5), last + flank / 2)
-    )
-    return RingWindow(first, last, inside, below, above, float((high - centre) / (high - low)))
-
-
-def contrast_of_rings(
-    windows: list[RingWindow], log_rings: list[Floats], power_rings: list[Floats], floor: float
+def _of_comb(
+    sums: list[ContrastSums], by_orbit: ClassContrast, block: int, row: int, orbits: NDArray[np.int64]
 ) -> ClassContrast:
-    """Contrasts of windows of rings with their flanks.
-
-    `log_rings`, `power_rings`: for every class, the mean log power and the mean power of each ring in
-    each image, (n, n_rings). `floor`: power of rounding.
-    """
-    inside, below, above = (
-        np.stack([getattr(w, side) for w in windows], axis=1) for side in ("inside", "below", "above")
-    )
-    share = np.array([w.share_below for w in windows])
-    around = below * share + above * (1 - share)
-    n = np.array([len(each) for each in log_rings])
-    logs = [np.nan_to_num(each) @ (inside - around) for each in log_rings]
-    mean = np.stack([each.mean(axis=0) for each in logs])
-    added, errors = [], []
-    for each in power_rings:
-        power = np.nan_to_num(each)
-        flanks = [np.log(power @ side + floor) for side in (below, above)]
-        background = np.exp(flanks[0] * share + flanks[1] * (1 - share))
-        weight = 1 / background**2
-        excess = power @ inside + floor - background
-        estimate = (weight * excess).sum(axis=0) / weight.sum(axis=0)
-        added.append(estimate)
-        square = (weight**2 * (excess - estimate) ** 2).sum(axis=0)
-        errors.append(np.sqrt(square) / weight.sum(axis=0))
-    # Windows of one width and of like radius are of one kind.
-    width = np.array([w.last - w.first for w in windows])
-    octave = np.rint(2 * np.log2(np.array([(w.first + w.last) / 2 for w in windows])))
-    # What has a flank on one side only differs more by nature: slopes enter.
-    one_sided = np.array([w.below is w.above for w in windows])
+    mean = np.array([each.comb_sums[block][row, 0] / each.n for each in sums])[:, None]
+    variance = [
+        _variance(each.comb_sums[block][row, :1], each.comb_sums[block][row, 1:], each.n)[0]
+        for each in sums
+    ]
+    # Natural differences of single orbits, as if they were independent along the comb.
+    natural = np.sqrt((by_orbit.spread[:, orbits] ** 2).mean(axis=1) / len(orbits))
     return ClassContrast(
-        n=n,
+        n=by_orbit.n,
         difference=mean - leave_one_out_median(mean),
-        variance=np.stack([each.var(axis=0, ddof=1) for each in logs]),
-        added=np.stack(added),
-        added_error=np.stack(errors),
-        place=(one_sided * 10_000 + width * 100 + octave).astype(np.int64),
+        variance=np.array(variance)[:, None],
+        added=AddedPower(
+            by_orbit.added.moments[:, :, orbits].sum(axis=2, keepdims=True),
+            by_orbit.added.law[:, orbits].mean(axis=1, keepdims=True),
+        ),
+        place=np.zeros(1, dtype=np.int64),
+        natural=natural[:, None],
     )

@@ -7,7 +7,7 @@ The images are gone through once for the sums of every class, once more where si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,13 +25,12 @@ from shortcut_audit.measures.contrasts import (
     ContrastSums,
     contrast_of_combs,
     contrast_of_orbits,
-    contrast_of_rings,
     power_floor,
-    ring_windows,
 )
 from shortcut_audit.measures.interface import Arrays
 from shortcut_audit.measures.invitations import (
     LEAST_AUC,
+    LEAST_EXCESS_OF_ORBIT,
     Named,
     invitations,
     named_combs,
@@ -39,12 +38,14 @@ from shortcut_audit.measures.invitations import (
     named_rings,
     threshold_of,
 )
-from shortcut_audit.measures.spectrum_probe import probe_spectrum
+from shortcut_audit.measures.ring_contrasts import contrast_of_rings, ring_windows
+from shortcut_audit.measures.spectrum_probe import probe_spectrum, score_among
 from shortcut_audit.results.findings import (
     ClassSpectraFinding,
     Finding,
     Invitation,
     InvitationsFinding,
+    ProbeScore,
     SpectrumProbeFinding,
 )
 from shortcut_audit.results.settings import DataAuditSettings
@@ -162,12 +163,23 @@ class _Look:
     def labels(self) -> NDArray[np.int64]:
         return np.repeat(np.arange(len(self.sums)), [sums.n for sums in self.sums])
 
-    @cached_property
+    @property
     def probe(self) -> SpectrumProbeFinding:
+        return self._probed[0]
+
+    @cached_property
+    def _band_of_cell(self) -> NDArray[np.int64]:
+        edges = min(self.grid.height, self.grid.width) / 2 / N_BANDS
+        band: NDArray[np.int64] = np.minimum(
+            (self.probe_cells.radius_of_cell / edges).astype(np.int64), N_BANDS - 1
+        )
+        return band + 1
+
+    @cached_property
+    def _probed(self) -> tuple[SpectrumProbeFinding, NDArray[np.int64]]:
         labels = self.labels
         cells = np.concatenate(self.cells_by_image)
-        edges = min(self.grid.height, self.grid.width) / 2 / N_BANDS
-        band = np.minimum((self.probe_cells.radius_of_cell / edges).astype(int), N_BANDS - 1) + 1
+        band = self._band_of_cell
         parts: list[tuple[str, int | None, Floats]] = [("all", None, cells)]
         for number in range(1, N_BANDS + 1):
             if (band == number).any():
@@ -212,7 +224,7 @@ class _Look:
         rings = self._named_rings(peaks, threshold)
         items = self._items([*orbits, *grids, *rings], n_tests)
         named = {(item.class_name, item.band) for item in items}
-        items += [item for item in self._by_probe() if (item.class_name, item.band) not in named]
+        items += self._by_probe(named)
         return invitations(items, n_tests, threshold)
 
     def _named_rings(self, peaks: NDArray[np.bool_], threshold: float) -> list[Named]:
@@ -246,21 +258,28 @@ class _Look:
             for each in found
         ]
 
-    def _bands_of(self, named: Named) -> list[int]:
+    def _by_band(self, named: Named) -> Iterator[tuple[int, Named]]:
+        """The bands that a unit lies in, and what of it is asked about there."""
         band = self.grid.bands(N_BANDS)[named.orbits] + 1
         weights = self.grid.members[named.orbits]
-        least = _SHARE_OF_RING if named.evidence == "ring" else 0.0
-        return [
-            int(b) for b in np.unique(band) if weights[band == b].sum() > least * weights.sum() and b > 0
-        ]
+        for number in np.unique(band[band > 0]).tolist():
+            within = band == number
+            if named.evidence == "ring":
+                if weights[within].sum() > _SHARE_OF_RING * weights.sum():
+                    yield number, named
+                continue
+            orbits = named.orbits[within]
+            # Some lines of a grid are fainter than others.
+            if self.by_orbit.difference[named.class_index, orbits].mean() >= LEAST_EXCESS_OF_ORBIT:
+                yield number, replace(named, orbits=orbits)
 
     def _items(self, named: list[Named], n_tests: int) -> list[Invitation]:
         """Named units as items: waves of a class and band together, a grid or ring once for each band."""
         groups: dict[tuple[int, int, str, int], list[Named]] = {}
         for number, one in enumerate(named):
-            for band in self._bands_of(one):
+            for band, part in self._by_band(one):
                 unit = 0 if one.evidence == "orbits" else number
-                groups.setdefault((one.class_index, band, one.evidence, unit), []).append(one)
+                groups.setdefault((one.class_index, band, one.evidence, unit), []).append(part)
         excess = self._excess_of_images(list(groups.values()))
         items = [
             self._item(class_index, band, group, values, n_tests)
@@ -273,8 +292,6 @@ class _Look:
     ) -> Invitation:
         first = max(group, key=lambda one: one.z)
         orbits = np.concatenate([one.orbits for one in sorted(group, key=lambda one: -one.z)])
-        if first.evidence == "block grid":
-            orbits = orbits[self.grid.bands(N_BANDS)[orbits] + 1 == band]
         own = self.labels == class_index
         auc, low, high = auc_interval(values[own], values[~own])
         added = float(np.mean([one.added for one in group]))
@@ -317,25 +334,58 @@ class _Look:
                     found.append(rings @ (window.inside - around))
         return [np.concatenate(found) for found in parts]
 
-    def _by_probe(self) -> Iterator[Invitation]:
-        """Bands whose amplitudes tell a class when those of no other band do."""
-        bands = [result for result in self.probe.results if result.band is not None]
-        if len(bands) < 2:
-            return
-        for class_index, name in enumerate(self.images.class_names):
-            for result in bands:
-                own = result.by_class[class_index]
-                others = max(r.by_class[class_index].high for r in bands if r is not result)
-                if own.low - max(others, 0.0) < _LEAST_GAIN_OF_BAND:
-                    continue
-                assert result.band is not None
-                within = self.grid.bands(N_BANDS) == result.band - 1
+    def _by_probe(self, named: set[tuple[str, int]]) -> list[Invitation]:
+        """Bands whose amplitudes tell a class when those of no other band do, beyond what is `named`.
+
+        Who is told from a class that is named already is not asked: all others are, by its pattern.
+        """
+        names = self.images.class_names
+        parts = [row for row, part in enumerate(self.probe.results) if part.band is not None]
+        found = []
+        for row in parts if len(parts) > 1 else ():
+            band = self.probe.results[row].band
+            assert band is not None
+            left = [k for k, name in enumerate(names) if (name, band) not in named]
+            while (best := self._told_best(row, parts, left)) is not None:
+                class_index, score = best
+                left.remove(class_index)
+                within = self.grid.bands(N_BANDS) == band - 1
                 radius = self.grid.radius[within]
-                yield Invitation(
-                    class_name=name,
-                    band=result.band,
-                    evidence="probe",
-                    n_orbits=int(within.sum()),
-                    radius=(float(radius.min()), float(radius.max())),
-                    over_chance=own.over_chance,
+                found.append(
+                    Invitation(
+                        class_name=names[class_index],
+                        band=band,
+                        evidence="probe",
+                        n_orbits=int(within.sum()),
+                        radius=(float(radius.min()), float(radius.max())),
+                        over_chance=score.over_chance,
+                    )
                 )
+        return found
+
+    def _told_best(self, row: int, parts: list[int], left: list[int]) -> tuple[int, ProbeScore] | None:
+        """Of the classes `left`, the one that this band alone tells best from the others; None if none.
+
+        Two classes tell each other: of them it is the one with more power in the band.
+        """
+        confusions = self._probed[1]
+        told: list[tuple[float, int, ProbeScore]] = []
+        for class_index in left if len(left) > 1 else ():
+            others = [k for k in left if k != class_index]
+            own = score_among(confusions[row], class_index, others)
+            elsewhere = max(
+                score_among(confusions[part], class_index, others).high for part in parts if part != row
+            )
+            gain = own.low - max(elsewhere, 0.0)
+            if gain >= _LEAST_GAIN_OF_BAND:
+                told.append((gain, class_index, own))
+        if not told:
+            return None
+        if len(left) == 2:
+            band = self._band_of_cell == self.probe.results[row].band
+            power = [self.cells_by_image[k][:, band].mean() for k in left]
+            told = [each for each in told if each[1] == left[int(np.argmax(power))]]
+            if not told:
+                return None
+        _, class_index, own = max(told, key=lambda each: each[:2])
+        return class_index, own

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from shortcut_audit.fourier.cells import SpectrumCells
-from shortcut_audit.measures.contrasts import ClassContrast, RingWindow
+from shortcut_audit.measures.contrasts import ClassContrast, Comb
+from shortcut_audit.measures.ring_contrasts import RingWindow
 from shortcut_audit.results.findings import Invitation, InvitationsFinding
 
 __all__ = [
     "LEAST_AUC",
+    "LEAST_EXCESS_OF_ORBIT",
     "Named",
     "invitations",
     "named_combs",
@@ -42,9 +44,10 @@ LEAST_Z = 6.0
 # Smaller excesses than these tell no single image from another, however many images prove them; nor
 # does one whose images are told from others less often than this.
 LEAST_AUC = 0.55
-_LEAST_EXCESS_OF_ORBIT = 0.2
+LEAST_EXCESS_OF_ORBIT = 0.2
 _LEAST_EXCESS_OF_RING = 0.15
-_AS_CLEAR = 0.6
+# One comparison, once the comb as a whole has passed.
+_LEAST_Z_OF_OWN_LINES = 3.0
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,7 @@ class Named:
 
 def named_orbits(contrast: ClassContrast, threshold: float) -> Iterator[Named]:
     """Orbits that pass, one by one."""
-    passes = (
-        (contrast.z >= threshold)
-        & (contrast.difference >= _LEAST_EXCESS_OF_ORBIT)
-        & contrast.added_passes
-    )
+    passes = (contrast.z >= threshold) & (contrast.difference >= LEAST_EXCESS_OF_ORBIT) & contrast.passes
     for class_index, orbit in zip(*np.nonzero(passes), strict=True):
         yield Named(
             int(class_index),
@@ -74,53 +73,48 @@ def named_orbits(contrast: ClassContrast, threshold: float) -> Iterator[Named]:
             np.array([orbit]),
             None,
             float(contrast.difference[class_index, orbit]),
-            float(contrast.added[class_index, orbit]),
+            float(contrast.added.unusual[0][class_index, orbit]),
             float(contrast.z[class_index, orbit]),
         )
 
 
 def named_combs(
-    combs: dict[int, ClassContrast],
-    orbits: dict[int, NDArray[np.int64]],
+    contrasts: dict[int, tuple[ClassContrast, ClassContrast]],
+    combs: dict[int, Comb],
     by_orbit: ClassContrast,
     threshold: float,
 ) -> Iterator[Named]:
-    """For every class the comb that explains most of what stands out, if one passes."""
-    if not combs:
-        return
-    for class_index in range(len(next(iter(combs.values())).n)):
-        passing = [
-            (float(each.z[class_index, 0]), block)
-            for block, each in combs.items()
-            if each.z[class_index, 0] >= threshold
-            and each.difference[class_index, 0] >= _LEAST_EXCESS_OF_ORBIT
-            and each.added_passes[class_index, 0]
-            # A single strong wave that happens to lie on the comb makes no grid.
-            and np.median(by_orbit.difference[class_index, orbits[block]]) > 0
-        ]
-        if passing:
-            # Combs share lines; of those that are about as clear, the finest explains most of them.
-            clearest = max(passing)[0]
-            block, z = max((block, z) for z, block in passing if z >= _AS_CLEAR * clearest)
-            contrast = combs[block]
-            yield Named(
-                class_index,
-                "block grid",
-                orbits[block],
-                None,
-                float(contrast.difference[class_index, 0]),
-                float(contrast.added[class_index, 0]),
-                z,
-            )
+    """For every class the largest block whose comb passes, and whose own lines stand out as well."""
+    for class_index in range(len(by_orbit.n)):
+        for block in sorted(contrasts, reverse=True):
+            whole, own = contrasts[block]
+            if (
+                whole.z[class_index, 0] >= threshold
+                and whole.difference[class_index, 0] >= LEAST_EXCESS_OF_ORBIT
+                and whole.passes[class_index, 0]
+                # The lines of a grid are among those of one twice as large.
+                and own.z[class_index, 0] >= _LEAST_Z_OF_OWN_LINES
+                and own.difference[class_index, 0] >= LEAST_EXCESS_OF_ORBIT
+                # A single strong wave that happens to lie on the comb makes no grid.
+                and np.median(by_orbit.difference[class_index, combs[block].lines]) > 0
+            ):
+                yield Named(
+                    class_index,
+                    "block grid",
+                    combs[block].lines,
+                    None,
+                    float(whole.difference[class_index, 0]),
+                    float(whole.added.unusual[0][class_index, 0]),
+                    float(whole.z[class_index, 0]),
+                )
+                break
 
 
 def named_rings(
     contrast: ClassContrast, windows: list[RingWindow], cells: SpectrumCells, threshold: float
 ) -> Iterator[Named]:
     """For every class the windows that pass, the clearest first, none overlapping another."""
-    passes = (
-        (contrast.z >= threshold) & (contrast.difference >= _LEAST_EXCESS_OF_RING) & contrast.added_passes
-    )
+    passes = (contrast.z >= threshold) & (contrast.difference >= _LEAST_EXCESS_OF_RING) & contrast.passes
     for class_index in range(len(contrast.n)):
         taken: set[int] = set()
         for number in np.argsort(-contrast.z[class_index], kind="stable"):
@@ -137,7 +131,7 @@ def named_rings(
                 np.flatnonzero(inside),
                 window,
                 float(contrast.difference[class_index, number]),
-                float(contrast.added[class_index, number]),
+                float(contrast.added.unusual[0][class_index, number]),
                 float(contrast.z[class_index, number]),
             )
 
