@@ -185,3 +185,20 @@ def band_power_of(power: np.ndarray, edges: Sequence[tuple[float, float]]) -> li
             if radius > 0 and low <= radius and (radius < high or last):
                 sums[number] += power[row, column]
     return sums
+
+
+def cosine_of(height: int, width: int, u: int, v: int, phase: float = 0.0) -> np.ndarray:
+    """A plane wave of amplitude 1, pixel by pixel, (H, W)."""
+    wave = np.zeros((height, width))
+    for y, x in itertools.product(range(height), range(width)):
+        wave[y, x] = math.cos(2 * math.pi * (u * y / height + v * x / width) + phase)
+    return wave
+
+
+def block_lines_of(height: int, width: int, block: int, top: int = 0, left: int = 0) -> np.ndarray:
+    """-1 before and +1 behind every border of blocks that start at (top, left), both axes added."""
+    lines = np.zeros((height, width))
+    for y, x in itertools.product(range(height), range(width)):
+        for place in ((y - top) % block, (x - left) % block):
+            lines[y, x] += (place == 0) - (place == block - 1)
+    return lines

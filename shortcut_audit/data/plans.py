@@ -128,8 +128,8 @@ Planted = Annotated[
 
 class Plan(_Part):
     """A plan. `headroom`: all images of all classes are first squeezed into [headroom, 255 - headroom],
-    so that patterns do not clip. `dither`: uniform noise of one step before rounding, which carries
-    patterns weaker than a step. `max_clipped`: share of pixel values that may be clipped."""
+    so that patterns do not clip. `dither`: triangular noise of two steps on all images before rounding,
+    which carries patterns weaker than a step. `max_clipped`: share of pixel values that may be clipped."""
 
     name: str = "planted"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -348,8 +348,10 @@ def _planted(
     values = _with_patterns(plain, entries, carried, split, numbers)
     if plan.dither:
         for offset, number in enumerate(numbers.tolist()):
-            noise = uniform(stream_of(plan.seed, 5, split, number), values[offset].size)
-            values[offset] += noise.reshape(values[offset].shape) - 0.5
+            # Triangular noise: its error has one variance for every value (Lipshitz et al., 1992). That of
+            # uniform noise depends on the fraction, which is 0 in plain images: it would tell carriers.
+            noise = uniform(stream_of(plan.seed, 5, split, number), 2 * values[offset].size)
+            values[offset] += noise.reshape(2, *values[offset].shape).sum(axis=0) - 1
     written = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     carrying = np.flatnonzero(np.any(np.stack(carried), axis=0))
     rounded = np.rint(values[carrying])
