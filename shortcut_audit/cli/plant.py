@@ -13,7 +13,7 @@ def plant(
     data: str = typer.Option(
         ..., "--data", help="Images, as for audit; without ::split, all splits are copied."
     ),
-    plan: Path = typer.Option(..., "--plan", help="What to plant where (TOML; docs/data-sets.md)."),
+    plan: Path = typer.Option(..., "--plan", help="What to plant where (TOML; docs/known-truth.md)."),
     out: Path = typer.Option(..., "--out", help="New folder for the set."),
     size: str | None = typer.Option(
         None, "--size", help="Bring images to N or HxW pixels first. [default: all have one size]"

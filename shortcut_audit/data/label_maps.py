@@ -276,7 +276,7 @@ def load_label_map(path: Path) -> LabelMap:
 
     Raises SettingsError, in one sentence, for what is missing, unknown, ambiguous or left out.
     """
-    return read_toml(path, LabelMap, "label map")
+    return read_toml(path, LabelMap, "label map", "docs/shifts.md")
 
 
 def identity_map(

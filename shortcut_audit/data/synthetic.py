@@ -170,7 +170,7 @@ class _RecipeFile(_Part):
 
 def read_synthetic(path: Path) -> SyntheticRecipe:
     """Read a recipe of a synthetic set. Raises SettingsError."""
-    return read_toml(path, _RecipeFile, "recipe").set
+    return read_toml(path, _RecipeFile, "recipe", "docs/known-truth.md").set
 
 
 @dataclass(frozen=True)

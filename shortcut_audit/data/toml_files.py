@@ -13,9 +13,10 @@ from shortcut_audit.errors import SettingsError
 __all__ = ["read_toml", "validated"]
 
 M = TypeVar("M", bound=BaseModel)
+_PAGE = "docs/data-sets.md"
 
 
-def read_toml(path: Path, model: type[M], what: str) -> M:
+def read_toml(path: Path, model: type[M], what: str, page: str = _PAGE) -> M:
     """The file at `path` as a `model`; `what` names its kind in messages ("recipe", "plan").
 
     Raises SettingsError, in one sentence, when it is missing, no TOML, or does not hold.
@@ -28,17 +29,17 @@ def read_toml(path: Path, model: type[M], what: str) -> M:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"The {what} {path} is not TOML: {error}.", "Mend that line.") from error
-    return validated(content, model, f"The {what} {path}")
+    return validated(content, model, f"The {what} {path}", page)
 
 
-def validated(content: dict[str, Any], model: type[M], what: str) -> M:
+def validated(content: dict[str, Any], model: type[M], what: str, page: str = _PAGE) -> M:
     """`content` as a `model`. Raises SettingsError naming every fault; `what` starts the sentence."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
         raise SettingsError(
             f"{what} does not hold: {'; '.join(_fault(each) for each in error.errors())}.",
-            "Mend it; docs/data-sets.md says what each entry means.",
+            f"Mend it; {page} says what each entry means.",
         ) from error
 
 
