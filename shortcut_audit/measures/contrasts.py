@@ -111,10 +111,10 @@ _MOMENTS = ("w", "wP", "wA", "ww", "wwP", "wwA", "wwPP", "wwPA", "wwAA")
 def power_moments(power: Floats, around: Floats, floor: Floats | float) -> Floats:
     """Sums (9, n) over images of `power` and that of the surroundings `around`, both (n_images, n).
 
-    Images are weighted by 1 / (around + floor)^2: the power of noise varies as itself, so that images
-    with little of their own show best what was added.
+    Images are weighted by 1 / (around + floor): those with little power of their own show best what was
+    added. The square of that would be best if all images carried it, but rests on a few of them.
     """
-    w = 1 / (around + floor) ** 2
+    w = 1 / (around + floor)
     parts = (w, w * power, w * around)
     squares = (w * w, w * w * power, w * w * around)
     both = (squares[1] * power, squares[1] * around, squares[2] * around)
@@ -197,9 +197,22 @@ class ClassContrast:
         return passes if self.clear is None else passes & self.clear
 
     @cached_property
+    def _null_variance(self) -> Floats:
+        """Variance of the log contrast over single images, were nothing added.
+
+        Where only some images carry a pattern, they differ all the more for it; so the class's own
+        variance counts as it is at the same `place`, and that of the other classes where they are.
+        """
+        usual = np.zeros(self.variance.shape)
+        for place in np.unique(self.place):
+            here = _wide_enough(self.place, place)
+            usual[:, self.place == place] = np.median(self.variance[:, here], axis=1)[:, None]
+        return np.maximum(usual, leave_one_out_median(self.variance))
+
+    @cached_property
     def _error(self) -> Floats:
-        """Standard error of `difference`."""
-        error = self.variance / self.n[:, None]
+        """Standard error of `difference`, were nothing added."""
+        error = self._null_variance / self.n[:, None]
         n_others = len(self.n) - 1
         # The median of several means is less efficient than their mean, by pi/2 in variance.
         loss = np.pi / 2 if n_others > 2 else 1.0
