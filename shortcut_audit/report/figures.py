@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from typing import Any
 
 import matplotlib as mpl
@@ -170,7 +171,7 @@ def mean_spectra_figure(result: AuditResult) -> Figure:
         few = len(result.class_names) <= 10
         colour = next(colours, None) if few or name in named else None
         style = {"color": colour, "linewidth": 1.4} if colour else {"color": "0.75", "linewidth": 0.7}
-        label = name if colour else None
+        label = _plain(name) if colour else None
         axes[0].loglog(rings, np.maximum(mean[index], 1e-12), label=label, **style)
         axes[1].plot(rings, np.maximum(mean[index], 1e-12) / reference, label=label, **style)
     axes[0].set(title="Mean amplitude", xlabel="radius (cycles/image)", ylabel="|F|")
@@ -184,6 +185,13 @@ def mean_spectra_figure(result: AuditResult) -> Figure:
     if axes[1].get_legend_handles_labels()[0]:
         axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _plain(name: str) -> str:
+    """A class name as a label: no formula, no hidden entry of a legend, and not too long."""
+    text = name if len(name) <= 24 else f"{name[:23]}…"
+    # matplotlib takes $...$ for a formula, and leaves out what begins with an underscore.
+    return f" {text}".replace("$", r"\$")
 
 
 def _log_where_wide(axes: Axes, ratio: NDArray[np.float64]) -> None:
@@ -247,6 +255,9 @@ def image_uri(content: bytes, kind: str) -> str:
 def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG, without a date or version in it; the figure is closed."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Letters that the font lacks become boxes; the page's own text has them.
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
+        figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     plt.close(figure)
     return stream.getvalue()

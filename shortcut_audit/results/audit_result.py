@@ -166,7 +166,7 @@ class AuditResult(BaseModel):
         """Class-band pairs that invite a shortcut, before any model."""
         return self._finding(InvitationsFinding)
 
-    @cached_property
+    @property
     def truth(self) -> TruthFinding | None:
         """The audit against the known truth of the set; None where nothing is known."""
         return self._found(TruthFinding)
