@@ -207,7 +207,7 @@ class ClassContrast:
         for place in np.unique(self.place):
             here = _wide_enough(self.place, place)
             usual[:, self.place == place] = np.median(self.variance[:, here], axis=1)[:, None]
-        return np.maximum(usual, leave_one_out_median(self.variance))
+        return np.maximum(usual, leave_one_out_median(self.variance, low=True))
 
     @cached_property
     def _error(self) -> Floats:
@@ -290,8 +290,10 @@ def _normal_isf(log_tail: Floats) -> Floats:
     return z
 
 
-def leave_one_out_median(values: Floats) -> Floats:
+def leave_one_out_median(values: Floats, *, low: bool = False) -> Floats:
     """For every row, the median of all other rows, column by column: (C, n) from (C, n), C >= 2.
+
+    `low`: of an even number of others the lower of the middle two, not their mean.
 
     >>> leave_one_out_median(np.array([[1.0], [5.0], [2.0], [9.0]])).ravel().tolist()
     [5.0, 2.0, 5.0, 2.0]
@@ -301,7 +303,7 @@ def leave_one_out_median(values: Floats) -> Floats:
     n_others = len(values) - 1
     middle = [(n_others - 1) // 2, n_others // 2]
     picked = [np.where(rank > m, order[m], order[m + 1]) for m in middle]
-    median: Floats = (picked[0] + picked[1]) / 2
+    median: Floats = picked[0] if low else (picked[0] + picked[1]) / 2
     return median
 
 
