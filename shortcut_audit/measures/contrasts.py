@@ -29,6 +29,7 @@ __all__ = [
     "leave_one_out_median",
     "power_floor",
     "power_moments",
+    "robust_variance",
 ]
 
 Floats = NDArray[np.float64]
@@ -37,8 +38,6 @@ Floats = NDArray[np.float64]
 _LEAST_ADDED_Z = 4.0
 _LEAST_ADDED_RATIO = 1.25
 _BLOCK_SIZES = (4, 8, 16)
-# What a median absolute deviation knows of a variance, compared with the mean square.
-_EFFICIENCY_OF_MAD = 0.37
 
 
 def power_floor(grid: FrequencyGrid) -> Floats:
@@ -175,9 +174,9 @@ class ClassContrast:
 
     Rows are classes; columns orbits, rings or combs. `difference`: of the log contrast from that of the
     other classes; `variance` of the log contrast over single images. `added`: power beyond the
-    surroundings. `place`: columns of one place have one yardstick; `independent`: share of them that
-    say something new. `natural`: spread of natural differences, where it is known from elsewhere.
-    `clear`: where the difference is the class's own, and none of another class in the surroundings.
+    surroundings. `place`: columns of one place have one yardstick. `natural`: spread of natural
+    differences, where it is known from elsewhere. `clear`: where the difference is the class's own, and
+    none of another class in the surroundings.
     """
 
     n: NDArray[np.int64]
@@ -185,7 +184,6 @@ class ClassContrast:
     variance: Floats
     added: AddedPower
     place: NDArray[np.int64]
-    independent: float = 1.0
     natural: Floats | None = None
     own_yardstick: bool = False
     clear: NDArray[np.bool_] | None = None
@@ -210,7 +208,7 @@ class ClassContrast:
         return np.maximum(usual, leave_one_out_median(self.variance, low=True))
 
     @cached_property
-    def _error(self) -> Floats:
+    def error(self) -> Floats:
         """Standard error of `difference`, were nothing added."""
         error = self._null_variance / self.n[:, None]
         n_others = len(self.n) - 1
@@ -221,50 +219,38 @@ class ClassContrast:
         return total
 
     @cached_property
-    def _yardstick(self) -> tuple[Floats, Floats]:
-        """Standard deviation of natural differences by class and column, and its degrees of freedom.
+    def spread(self) -> Floats:
+        """Standard deviation of natural differences, by class and column.
 
         From the spread of the differences at the same `place` over all classes, less what sampling
         explains; with `own_yardstick` that of the class alone, where it is larger: a class that is wild
         all over, as objects on an empty ground are, stands out nowhere.
         """
         if self.natural is not None:
-            return self.natural, np.full(self.difference.shape, np.inf)
-        spread, freedom = np.zeros(self.difference.shape), np.zeros(self.difference.shape)
+            return self.natural
+        spread = np.zeros(self.difference.shape)
         for place in np.unique(self.place):
             here = _wide_enough(self.place, place)
             differences = self.difference[:, here]
-            sampling = self._error[:, here] ** 2
-            variance = np.full(len(self.n), _robust_variance(differences.ravel()) - np.median(sampling))
+            sampling = self.error[:, here] ** 2
+            variance = np.full(len(self.n), robust_variance(differences.ravel()) - np.median(sampling))
             if self.own_yardstick:
-                own = [_robust_variance(row) for row in differences] - np.median(sampling, axis=1)
+                own = [robust_variance(row) for row in differences] - np.median(sampling, axis=1)
                 variance = np.maximum(variance, own)
             spread[:, self.place == place] = np.sqrt(np.maximum(variance, 0.0))[:, None]
-            n_known = here.sum() * self.independent * (len(self.n) - 1)
-            freedom[:, self.place == place] = max(1.0, _EFFICIENCY_OF_MAD * n_known)
-        return spread, freedom
-
-    @property
-    def spread(self) -> Floats:
-        """Standard deviation of natural differences, by class and column."""
-        return self._yardstick[0]
+        return spread
 
     @cached_property
     def z(self) -> Floats:
         """`difference` in standard errors, natural differences included, as of a normal variable."""
-        spread, freedom = self._yardstick
-        sampling, natural = self._error**2, spread**2
-        scale = np.sqrt(sampling + natural)
+        scale = np.sqrt(self.error**2 + self.spread**2)
         ratio = np.divide(self.difference, scale, out=np.zeros_like(scale), where=scale > 0)
-        # Few images, and a yardstick taken from few places, make the tails heavier (Satterthwaite 1946);
-        # the same probability under a normal law is comparable.
-        weight = sampling**2 / np.maximum(self.n - 1, 1)[:, None] + natural**2 / freedom
-        degrees = np.divide(scale**4, weight, out=np.full_like(scale, np.inf), where=weight > 0)
-        tail = student.logsf(np.abs(ratio), np.minimum(degrees, 1e9))
+        # Few images make the tails heavier; the same probability under a normal law is comparable.
+        tail = student.logsf(np.abs(ratio), np.maximum(self.n - 1, 1)[:, None])
         return np.sign(ratio) * np.minimum(_normal_isf(tail), np.abs(ratio))
 
 
-def _robust_variance(values: Floats) -> float:
+def robust_variance(values: Floats) -> float:
     """Variance of the bulk of `values`, from the median absolute deviation of a normal law."""
     return float((1.4826 * np.median(np.abs(values - np.median(values)))) ** 2)
 

@@ -330,8 +330,7 @@ class _Look:
                         found.append(contrast[:, np.concatenate([o.orbits for o in group])].mean(axis=1))
                         continue
                     rings = np.nan_to_num(self.ring_cells.pool_rings(log_power))
-                    around = window.below * window.share_below + window.above * (1 - window.share_below)
-                    found.append(rings @ (window.inside - around))
+                    found.append(rings @ (window.inside - window.around))
         return [np.concatenate(found) for found in parts]
 
     def _by_probe(self, named: set[tuple[str, int]]) -> list[Invitation]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from shortcut_audit.measures.contrasts import (
     ClassContrast,
     leave_one_out_median,
     power_moments,
+    robust_variance,
 )
 
 __all__ = ["RingWindow", "contrast_of_rings", "ring_windows"]
@@ -22,22 +23,38 @@ Floats = NDArray[np.float64]
 _LOWEST_RING = 2
 # Of a step up from both flanks, the lesser has to be this share of the difference from their mean.
 _LEAST_STEP = 0.5
+# Windows whose differences make the yardstick of one.
+_LIKE_WINDOWS = 12
 
 
 @dataclass(frozen=True)
 class RingWindow:
-    """Rings first..last-1 between flanks on both sides (or one), as weights over rings."""
+    """Rings first..last-1 and two flanks, as weights over rings that sum to 1.
+
+    The flanks lie on both sides, or, where the plane ends, one behind the other on one side. At
+    `share_near` of `near` and the rest of `far`, a power law gives the level inside.
+    """
 
     first: int
     last: int
     inside: Floats
-    below: Floats
-    above: Floats
-    share_below: float
+    near: Floats
+    far: Floats
+    share_near: float
+
+    @property
+    def around(self) -> Floats:
+        """Weights over rings whose mean is what a power law has inside."""
+        return self.near * self.share_near + self.far * (1 - self.share_near)
+
+    def touches(self, other: RingWindow) -> bool:
+        """Whether this window or its flanks hold a ring of the inside of `other`."""
+        own = (self.inside > 0) | (self.near > 0) | (self.far > 0)
+        return bool(own[other.first : other.last].any())
 
 
 def ring_windows(cells: SpectrumCells, without: NDArray[np.bool_]) -> list[RingWindow]:
-    """Windows of 1 ring up to an octave, each with flanks half as wide and at least two rings.
+    """Windows of 1 ring up to an octave, with flanks half as wide and at least two rings.
 
     The lowest rings are left out: there a thing's outline is all there is, and classes differ by right.
     """
@@ -47,55 +64,48 @@ def ring_windows(cells: SpectrumCells, without: NDArray[np.bool_]) -> list[RingW
         minlength=len(cells.n_in_ring),
     ).astype(np.float64)
     # Rings beyond Nyquist are cut by the corners, and lack the directions that the others have.
-    n_rings = cells.n_rings
+    weights[cells.n_rings :] = 0
     windows = []
     for width in (1, 2, 3, 4, 6, 8, 12, 16):
         if width > cells.n_rings // 2:
             break
-        flank = max(2, width // 2)
-        for first in range(_LOWEST_RING, n_rings - width + 1, max(1, width // 2)):
+        for first in range(_LOWEST_RING, cells.n_rings - width + 1, max(1, width // 2)):
             last = first + width
             # Over more than an octave, classes differ by the mere curvature of their spectra.
             if last > 2 * first + 1:
                 continue
-            parts = [
-                _part(weights, first, last),
-                _part(weights, max(0, first - flank), first),
-                _part(weights, last, min(n_rings, last + flank)),
-            ]
-            if parts[0] is None or (parts[1] is None and parts[2] is None):
-                continue
-            windows.append(_window(first, last, flank, *parts))
+            window = _window(weights, first, last, max(2, width // 2))
+            if window is not None:
+                windows.append(window)
     return windows
 
 
+def _window(weights: Floats, first: int, last: int, flank: int) -> RingWindow | None:
+    """Between flanks on both sides, else beside two on one; None where they hold too little."""
+    for near, far in (
+        ((first - flank, first), (last, last + flank)),
+        ((first - flank, first), (first - 2 * flank, first - flank)),
+        ((last, last + flank), (last + flank, last + 2 * flank)),
+    ):
+        parts = [_part(weights, *rings) for rings in ((first, last), near, far)]
+        if parts[0] is None or parts[1] is None or parts[2] is None:
+            continue
+        inside, close, away = parts[0], parts[1], parts[2]
+        # Power laws are straight over log radius.
+        centre, at_near, at_far = (
+            np.log(max(sum(rings) / 2, 0.5)) for rings in ((first, last), near, far)
+        )
+        share = float((at_far - centre) / (at_far - at_near))
+        return RingWindow(first, last, inside, close, away, share)
+    return None
+
+
 def _part(weights: Floats, first: int, last: int) -> Floats | None:
-    """Weights over rings of one side, or None where it holds too little to average."""
-    if weights[first:last].sum() < 8:
-        return None
+    """Weights over rings of one part, or None where it leaves the plane or holds too little."""
     part = np.zeros(len(weights))
-    part[first:last] = weights[first:last] / weights[first:last].sum()
-    return part
-
-
-def _window(
-    first: int,
-    last: int,
-    flank: int,
-    inside: Floats | None,
-    below: Floats | None,
-    above: Floats | None,
-) -> RingWindow:
-    assert inside is not None
-    if below is None or above is None:
-        only = above if below is None else below
-        assert only is not None
-        return RingWindow(first, last, inside, only, only, 1.0)
-    # Power laws are straight over log radius, so flanks are interpolated there.
-    centre, low, high = (
-        np.log(radius) for radius in ((first + last) / 2, max(first - flank / 2, 0.5), last + flank / 2)
-    )
-    return RingWindow(first, last, inside, below, above, float((high - centre) / (high - low)))
+    part[max(first, 0) : last] = weights[max(first, 0) : last]
+    total = float(part.sum())
+    return None if total < 8 else part / total
 
 
 def contrast_of_rings(
@@ -106,52 +116,53 @@ def contrast_of_rings(
     `log_rings`, `power_rings`: for every class, the mean log power and the mean power of each ring in
     each image, (n, n_rings). `floor`: power of rounding.
     """
-    inside, below, above = (
-        np.stack([getattr(w, side) for w in windows], axis=1) for side in ("inside", "below", "above")
+    inside, near, far, around = (
+        np.stack([getattr(w, part) for w in windows], axis=1)
+        for part in ("inside", "near", "far", "around")
     )
-    share = np.array([w.share_below for w in windows])
-    around = below * share + above * (1 - share)
-    n = np.array([len(each) for each in log_rings])
+    share = np.array([w.share_near for w in windows])
     logs = [np.nan_to_num(each) @ (inside - around) for each in log_rings]
     mean = np.stack([each.mean(axis=0) for each in logs])
-    moments, laws = [], []
-    for log_power, power in zip(log_rings, power_rings, strict=True):
-        within = np.nan_to_num(power)
-        flanks = [np.log(within @ side + floor) for side in (below, above)]
-        background = np.exp(flanks[0] * share + flanks[1] * (1 - share))
-        moments.append(power_moments(within @ inside + floor, background, 0.0))
-        laws.append(_law_of_windows(windows, log_power.mean(axis=0)))
-    # Windows of one width and of like radius are of one kind.
-    width = np.array([w.last - w.first for w in windows])
-    octave = np.rint(2 * np.log2(np.array([(w.first + w.last) / 2 for w in windows])))
-    # What has a flank on one side only differs more by nature: slopes enter.
-    one_sided = np.array([w.below is w.above for w in windows])
+    moments = []
+    for each in power_rings:
+        power = np.nan_to_num(each)
+        background = np.exp(
+            np.log(power @ near + floor) * share + np.log(power @ far + floor) * (1 - share)
+        )
+        moments.append(power_moments(power @ inside + floor, background, 0.0))
     level = np.stack([np.nan_to_num(each).mean(axis=0) for each in log_rings])
     level -= leave_one_out_median(level)
     difference = mean - leave_one_out_median(mean)
-    lesser_step = np.minimum(level @ (inside - below), level @ (inside - above))
-    return ClassContrast(
-        n=n,
+    lesser_step = np.minimum(level @ (inside - near), level @ (inside - far))
+    # Windows of one width and of like radius are of one kind.
+    width = np.array([w.last - w.first for w in windows])
+    octave = np.rint(2 * np.log2(np.array([(w.first + w.last) / 2 for w in windows])))
+    contrast = ClassContrast(
+        n=np.array([len(each) for each in log_rings]),
         difference=difference,
         variance=np.stack([each.var(axis=0, ddof=1) for each in logs]),
-        added=AddedPower(np.stack(moments), np.stack(laws)),
-        place=(one_sided * 10_000 + width * 100 + octave).astype(np.int64),
-        # Each window overlaps the next by half.
-        independent=0.5,
+        added=AddedPower(np.stack(moments), np.ones(mean.shape)),
+        place=(width * 100 + octave).astype(np.int64),
         # Where another class has a pattern in one of the flanks, there is a step on that side alone.
         clear=lesser_step >= _LEAST_STEP * difference,
     )
+    return replace(contrast, natural=_spread_elsewhere(contrast, windows))
 
 
-def _law_of_windows(windows: list[RingWindow], log_power: Floats) -> Floats:
-    """Power inside over that of the flanks, were the spectrum a power of the radius.
+def _spread_elsewhere(contrast: ClassContrast, windows: list[RingWindow]) -> Floats:
+    """Spread of natural differences for each window, from those of like kind that do not touch it.
 
-    Between two flanks it is interpolated so already.
+    A pattern in a ring is in every window around it, and would hide itself: of few classes it is half of
+    all differences there.
     """
-    radius = np.arange(len(log_power)) + 0.5
-    there = np.isfinite(log_power) & (radius > 1)
-    slope = 0.0
-    if there.sum() > 1:
-        slope = float(np.polyfit(np.log(radius[there]), log_power[there], 1)[0])
-    law = radius ** min(slope, 0.0)
-    return np.array([law @ w.inside / (law @ w.below) if w.below is w.above else 1.0 for w in windows])
+    spread = np.zeros(contrast.difference.shape)
+    for number, window in enumerate(windows):
+        apart = np.flatnonzero([not other.touches(window) for other in windows])
+        distance = np.abs(contrast.place[apart] - contrast.place[number])
+        nearest = apart[np.argsort(distance, kind="stable")][:_LIKE_WINDOWS]
+        if len(nearest) < 2:
+            nearest = np.arange(len(windows))
+        variance = robust_variance(contrast.difference[:, nearest].ravel())
+        variance -= float(np.median(contrast.error[:, nearest] ** 2))
+        spread[:, number] = np.sqrt(max(variance, 0.0))
+    return spread
