@@ -20,6 +20,7 @@ from shortcut_audit.fourier.cells import Neighbours, comb_orbits
 from shortcut_audit.fourier.grid import FrequencyGrid
 
 __all__ = [
+    "LEAST_STEP",
     "AddedPower",
     "ClassContrast",
     "Comb",
@@ -38,6 +39,8 @@ Floats = NDArray[np.float64]
 _LEAST_ADDED_Z = 4.0
 _LEAST_ADDED_RATIO = 1.25
 _BLOCK_SIZES = (4, 8, 16)
+# Of the steps up from two kinds of surroundings, the lesser has to be this share of the difference.
+LEAST_STEP = 0.5
 
 
 def power_floor(grid: FrequencyGrid) -> Floats:
@@ -303,16 +306,21 @@ def contrast_of_orbits(sums: list[ContrastSums]) -> ClassContrast:
     n = np.array([each.n for each in sums])
     mean = np.stack([each.log_power / each.n for each in sums])
     raw = mean - leave_one_out_median(mean)
+    difference = np.where(neighbours.comparable, raw - neighbours.median(raw), 0.0)
+    place = np.rint(neighbours.grid.radius / _place_width(neighbours.grid)).astype(np.int64)
+    usual = np.stack([np.median(raw[:, _wide_enough(place, k)], axis=1) for k in range(place.max() + 1)])
     return ClassContrast(
         n=n,
-        difference=np.where(neighbours.comparable, raw - neighbours.median(raw), 0.0),
+        difference=difference,
         variance=np.stack([_variance(each.contrast, each.contrast_square, each.n) for each in sums]),
         added=AddedPower(
             np.stack([each.moments for each in sums]),
             np.stack([_falling(neighbours, each) for each in mean]),
         ),
-        place=np.rint(neighbours.grid.radius / _place_width(neighbours.grid)).astype(np.int64),
+        place=place,
         own_yardstick=True,
+        # Beside a stop band it is the neighbours that lack power, and a wave is as others of its ring.
+        clear=raw - usual[place].T >= LEAST_STEP * difference,
     )
 
 

@@ -30,7 +30,7 @@ from shortcut_audit.measures.contrasts import (
 from shortcut_audit.measures.interface import Arrays
 from shortcut_audit.measures.invitations import (
     LEAST_AUC,
-    LEAST_EXCESS_OF_ORBIT,
+    LEAST_EXCESS,
     Named,
     invitations,
     named_combs,
@@ -270,7 +270,7 @@ class _Look:
                 continue
             orbits = named.orbits[within]
             # Some lines of a grid are fainter than others.
-            if self.by_orbit.difference[named.class_index, orbits].mean() >= LEAST_EXCESS_OF_ORBIT:
+            if self.by_orbit.difference[named.class_index, orbits].mean() >= LEAST_EXCESS:
                 yield number, replace(named, orbits=orbits)
 
     def _items(self, named: list[Named], n_tests: int) -> list[Invitation]:

@@ -29,7 +29,7 @@ from shortcut_audit.results.findings import Invitation, InvitationsFinding
 
 __all__ = [
     "LEAST_AUC",
-    "LEAST_EXCESS_OF_ORBIT",
+    "LEAST_EXCESS",
     "Named",
     "invitations",
     "named_combs",
@@ -44,8 +44,7 @@ LEAST_Z = 6.0
 # Smaller excesses than these tell no single image from another, however many images prove them; nor
 # does one whose images are told from others less often than this.
 LEAST_AUC = 0.55
-LEAST_EXCESS_OF_ORBIT = 0.2
-_LEAST_EXCESS_OF_RING = 0.15
+LEAST_EXCESS = 0.2
 # One comparison, once the comb as a whole has passed.
 _LEAST_Z_OF_OWN_LINES = 3.0
 
@@ -65,7 +64,7 @@ class Named:
 
 def named_orbits(contrast: ClassContrast, threshold: float) -> Iterator[Named]:
     """Orbits that pass, one by one."""
-    passes = (contrast.z >= threshold) & (contrast.difference >= LEAST_EXCESS_OF_ORBIT) & contrast.passes
+    passes = (contrast.z >= threshold) & (contrast.difference >= LEAST_EXCESS) & contrast.passes
     for class_index, orbit in zip(*np.nonzero(passes), strict=True):
         yield Named(
             int(class_index),
@@ -90,11 +89,11 @@ def named_combs(
             whole, own = contrasts[block]
             if (
                 whole.z[class_index, 0] >= threshold
-                and whole.difference[class_index, 0] >= LEAST_EXCESS_OF_ORBIT
+                and whole.difference[class_index, 0] >= LEAST_EXCESS
                 and whole.passes[class_index, 0]
                 # The lines of a grid are among those of one twice as large.
                 and own.z[class_index, 0] >= _LEAST_Z_OF_OWN_LINES
-                and own.difference[class_index, 0] >= LEAST_EXCESS_OF_ORBIT
+                and own.difference[class_index, 0] >= LEAST_EXCESS
                 # A single strong wave that happens to lie on the comb makes no grid.
                 and np.median(by_orbit.difference[class_index, combs[block].lines]) > 0
             ):
@@ -114,7 +113,7 @@ def named_rings(
     contrast: ClassContrast, windows: list[RingWindow], cells: SpectrumCells, threshold: float
 ) -> Iterator[Named]:
     """For every class the windows that pass, the clearest first, none overlapping another."""
-    passes = (contrast.z >= threshold) & (contrast.difference >= _LEAST_EXCESS_OF_RING) & contrast.passes
+    passes = (contrast.z >= threshold) & (contrast.difference >= LEAST_EXCESS) & contrast.passes
     for class_index in range(len(contrast.n)):
         taken: set[int] = set()
         for number in np.argsort(-contrast.z[class_index], kind="stable"):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from shortcut_audit.fourier.cells import SpectrumCells
 from shortcut_audit.measures.contrasts import (
+    LEAST_STEP,
     AddedPower,
     ClassContrast,
     leave_one_out_median,
@@ -21,8 +22,6 @@ __all__ = ["RingWindow", "contrast_of_rings", "ring_windows"]
 Floats = NDArray[np.float64]
 
 _LOWEST_RING = 2
-# Of a step up from both flanks, the lesser has to be this share of the difference from their mean.
-_LEAST_STEP = 0.5
 # Windows whose differences make the yardstick of one.
 _LIKE_WINDOWS = 12
 
@@ -144,7 +143,7 @@ def contrast_of_rings(
         added=AddedPower(np.stack(moments), np.ones(mean.shape)),
         place=(width * 100 + octave).astype(np.int64),
         # Where another class has a pattern in one of the flanks, there is a step on that side alone.
-        clear=lesser_step >= _LEAST_STEP * difference,
+        clear=lesser_step >= LEAST_STEP * difference,
     )
     return replace(contrast, natural=_spread_elsewhere(contrast, windows))
 
@@ -153,13 +152,14 @@ def _spread_elsewhere(contrast: ClassContrast, windows: list[RingWindow]) -> Flo
     """Spread of natural differences for each window, from those of like kind that do not touch it.
 
     A pattern in a ring is in every window around it, and would hide itself: of few classes it is half of
-    all differences there.
+    all differences there. Natural differences are smooth over log radius, so windows that span as much of
+    it are of like kind.
     """
     spread = np.zeros(contrast.difference.shape)
+    span = np.log([w.last / w.first for w in windows])
     for number, window in enumerate(windows):
         apart = np.flatnonzero([not other.touches(window) for other in windows])
-        distance = np.abs(contrast.place[apart] - contrast.place[number])
-        nearest = apart[np.argsort(distance, kind="stable")][:_LIKE_WINDOWS]
+        nearest = apart[np.argsort(np.abs(span[apart] - span[number]), kind="stable")][:_LIKE_WINDOWS]
         if len(nearest) < 2:
             nearest = np.arange(len(windows))
         variance = robust_variance(contrast.difference[:, nearest].ravel())
