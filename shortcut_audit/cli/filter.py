@@ -66,6 +66,7 @@ def filter_(
     from shortcut_audit.cli.options import parse_size, refuse_nesting
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.data.filtered import FilterSettings, filter_set
+    from shortcut_audit.data.splits import notes_on_splits
     from shortcut_audit.data.writing import set_formats
 
     settings = FilterSettings(
@@ -88,6 +89,8 @@ def filter_(
             on_image=lambda done, total: bar("filtering", done, total),
         )
     _describe(found, settings, wanted)
+    for note in notes_on_splits(data):
+        typer.echo(f"Note: {note}")
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -28,9 +28,12 @@ def plant(
     from shortcut_audit.cli.synth import describe
     from shortcut_audit.data.plans import read_plan
     from shortcut_audit.data.planting import plant as plant_into
+    from shortcut_audit.data.splits import notes_on_splits
     from shortcut_audit.data.writing import set_formats
 
     wanted, pixels = set_formats(formats), parse_size(size)
     refuse_nesting(data, out)
     truth = plant_into(data, read_plan(plan), out, size=pixels, formats=wanted, replace=replace)
     describe(truth, out, wanted)
+    for note in notes_on_splits(data):
+        typer.echo(f"Note: {note}")

@@ -43,6 +43,7 @@ def shift(
     from shortcut_audit.cli.options import parse_size, refuse_nesting
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.data.shifts import write_shifts
+    from shortcut_audit.data.splits import notes_on_splits
     from shortcut_audit.data.writing import set_formats
 
     wanted, pixels = set_formats(formats), parse_size(size)
@@ -60,6 +61,8 @@ def shift(
         )
     _print_shifts(Console(highlight=False), record)
     _print_paths(record, out, wanted)
+    for note in notes_on_splits(data):
+        typer.echo(f"Note: {note}")
 
 
 def _print_shifts(console: Any, record: ShiftRecord) -> None:

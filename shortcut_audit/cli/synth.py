@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def describe(truth: GroundTruth, out: Path, formats: tuple[str, ...]) -> None:
     split = "test" if "test" in truth.n_by_split else next(iter(truth.n_by_split))
     images = f"{out}::{split}" if "png" in formats else f"{out / ARRAYS_NAME}::{split}"
     typer.echo(f"Truth: {out / 'truth.json'}")
-    typer.echo(f"Look at it without a model: shortcut-audit data {images} --out RUN")
+    typer.echo(f"Look at it without a model: shortcut-audit data {shlex.quote(images)} --out RUN")
 
 
 def _sentence(pattern: object, n_classes: int) -> str:
@@ -65,7 +66,7 @@ def _sentence(pattern: object, n_classes: int) -> str:
         shown = ", ".join(f"({u}, {v})" for u, v in pattern.orbits[:6])
         more = f" and {len(pattern.orbits) - 6} more" if len(pattern.orbits) > 6 else ""
         bands = ", ".join(str(band) for band in pattern.bands)
-        where = f" on orbits {shown}{more} (band {bands})"
+        where = f" on orbits {shown}{more}{f' (band {bands})' if bands else ''}"
     strength = ""
     if pattern.amplitude:
         strength = f", amplitude {sum(pattern.amplitude) / len(pattern.amplitude):.2f}/255"

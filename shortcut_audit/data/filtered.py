@@ -161,7 +161,7 @@ def filter_set(
             source=data,
             details=_details(settings, masks, left, job),
         )
-        writer.finish(truth)
+        writer.finish(truth, checksums=True)
     return FilteredSet(
         folder=out,
         truth=truth.model_copy(update={"files": writer.files, "n_by_split": writer.n_by_split}),

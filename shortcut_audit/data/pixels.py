@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 import weakref
@@ -253,7 +254,9 @@ class _StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self.stream.close()
+            # On a full disk, closing tries to write once more, and fails once more.
+            with contextlib.suppress(OSError):
+                self.stream.close()
 
     def add_class(self, indices: NDArray[np.int64]) -> Iterator[None]:
         """Add images of one class in the order given, until there are enough; yields after each."""

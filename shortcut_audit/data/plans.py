@@ -28,7 +28,7 @@ Phase = Literal["random", "fixed"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Entry(_Part):
@@ -127,9 +127,11 @@ Planted = Annotated[
 
 
 class Plan(_Part):
-    """A plan. `headroom`: all images of all classes are first squeezed into [headroom, 255 - headroom],
-    so that patterns do not clip. `dither`: triangular noise of two steps on all images before rounding,
-    which carries patterns weaker than a step. `max_clipped`: share of pixel values that may be clipped."""
+    """A plan. `headroom`: all images of all classes are first squeezed into
+    [headroom, 255 - headroom], so that patterns do not clip. `dither`: triangular noise of two steps on
+    all images before rounding, which carries patterns weaker than a step. `max_clipped`: share of the
+    pixel values of a class's carriers that may be clipped.
+    """
 
     name: str = "planted"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -141,7 +143,7 @@ class Plan(_Part):
 
 def read_plan(path: Path) -> Plan:
     """Read a plan. Raises SettingsError, naming every fault."""
-    return read_toml(path, Plan, "plan")
+    return read_toml(path, Plan, "plan", "docs/known-truth.md")
 
 
 def role_of(entry: Planted, n_classes: int) -> PatternRole:

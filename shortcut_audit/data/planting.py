@@ -60,17 +60,25 @@ def plant(
     )
     for entry in entries:
         entry.check(splits[0].shape[2], dither=plan.dither)
-    tally = _Tally(plan)
+    carriers = [
+        [entry.carriers_of(number, split.source.labels) for entry in entries]
+        for number, split in enumerate(splits)
+    ]
+    tally = _Tally.over(plan, splits, carriers)
+    for number, entry in enumerate(entries):
+        for split, of_entries in zip(splits, carriers, strict=True):
+            entry.note(split, of_entries[number])
+        entry.refuse_no_carriers()
     with SetWriter(out, class_names, formats, replace=replace, compress=True) as writer:
         for number, split in enumerate(splits):
-            carriers = [entry.carriers_of(number, split.source.labels) for entry in entries]
             with writer.split(split.name, len(split), split.shape) as sink:
                 for rows, images in split.blocks():
-                    written = _planted(plan, entries, carriers, rows, images, number, tally)
-                    sink.add(written, split.source.labels[rows])
-                    tally.refuse_clipping()
-            for entry, carries in zip(entries, carriers, strict=True):
-                entry.note(split, carries)
+                    labels = split.source.labels[rows]
+                    of_rows = [carries[rows] for carries in carriers[number]]
+                    sink.add(
+                        _planted(plan, entries, of_rows, rows, images, number, labels, tally), labels
+                    )
+                    tally.refuse_clipping(class_names)
         truth = GroundTruth(
             version=__version__,
             kind="planted",
@@ -91,7 +99,7 @@ def plant(
                 "geometry": splits[0].preprocessing.geometry,
             },
         )
-        writer.finish(truth)
+        writer.finish(truth, checksums=True)
     return truth
 
 
@@ -101,22 +109,42 @@ def _band_width(grid: FrequencyGrid) -> float:
 
 @dataclass
 class _Tally:
-    """Pixel values of carriers, and those that were clipped."""
+    """Pixel values of the images of each class that carry a pattern, and those that were clipped.
+
+    `total` is known before the first image is written, so that a class is refused as soon as it is
+    certain that it clips too much, and never because of the images that happen to come first.
+    """
 
     plan: Plan
-    clipped: int = 0
-    total: int = 0
+    clipped: NDArray[np.int64]
+    total: NDArray[np.int64]
+
+    @classmethod
+    def over(
+        cls,
+        plan: Plan,
+        splits: Sequence[OpenedSplit],
+        carriers: Sequence[Sequence[NDArray[np.bool_]]],
+    ) -> _Tally:
+        n_classes = len(splits[0].source.class_names)
+        total = np.zeros(n_classes, dtype=np.int64)
+        for split, of_entries in zip(splits, carriers, strict=True):
+            labels = split.source.labels[np.any(np.stack(of_entries), axis=0)]
+            total += np.bincount(labels, minlength=n_classes) * int(np.prod(split.shape))
+        return cls(plan, np.zeros(n_classes, dtype=np.int64), total)
 
     @property
     def share(self) -> float:
-        return self.clipped / self.total if self.total else 0.0
+        return float(self.clipped.sum() / max(int(self.total.sum()), 1))
 
-    def refuse_clipping(self) -> None:
-        if self.share > self.plan.max_clipped:
+    def refuse_clipping(self, class_names: Sequence[str]) -> None:
+        share = self.clipped / np.maximum(self.total, 1)
+        worst = int(share.argmax())
+        if share[worst] > self.plan.max_clipped:
             raise DataError(
-                f"The plan {self.plan.name!r} would clip {100 * self.share:.1f}% of the pixel values of"
-                f" the images that carry a pattern (allowed: {100 * self.plan.max_clipped:g}%), and would"
-                " plant other frequencies than it says.",
+                f"The plan {self.plan.name!r} would clip more than {100 * self.plan.max_clipped:g}% of"
+                f" the pixel values of the images of {class_names[worst]!r} that carry a pattern (at"
+                f" least {100 * share[worst]:.2g}%), and would plant other frequencies than it says.",
                 "Lower the strength, set headroom in the plan (it squeezes all images of all classes), or"
                 " allow more with max_clipped.",
             )
@@ -227,6 +255,16 @@ class _Entry:
             # The names under which they are written.
             self.carriers[split.name] = tuple(f"{row:05d}" for row in np.flatnonzero(carries))
 
+    def refuse_no_carriers(self) -> None:
+        """Raise SettingsError where the share of a class comes to no image at all."""
+        for name, n in self.n_carriers.items():
+            if n == 0:
+                raise SettingsError(
+                    f"A share of {self.planted.share:g} of the images of {name!r} is not one image"
+                    f" ({self.name!r}).",
+                    "Raise the share, or plant into more images.",
+                )
+
     def _stream(self, *key: int) -> np.random.Generator:
         return stream_of(self.seed, 4, self.number, *key)
 
@@ -335,28 +373,28 @@ def _grid_lines(grid: FrequencyGrid, block: int, top: int, left: int) -> Floats:
 def _planted(
     plan: Plan,
     entries: Sequence[_Entry],
-    carriers: Sequence[NDArray[np.bool_]],
+    carried: Sequence[NDArray[np.bool_]],
     rows: slice,
     images: NDArray[np.uint8],
     split: int,
+    labels: NDArray[np.int64],
     tally: _Tally,
 ) -> NDArray[np.uint8]:
-    """A block of images with their patterns, rounded to 8 bits."""
+    """A block of images (b, H, W, C) with the patterns that each carries, rounded to 8 bits."""
     plain = images.astype(np.float64) * ((255 - 2 * plan.headroom) / 255) + plan.headroom
-    carried = [carries[rows] for carries in carriers]
     numbers = np.arange(rows.start, rows.stop)
     values = _with_patterns(plain, entries, carried, split, numbers)
     if plan.dither:
         for offset, number in enumerate(numbers.tolist()):
-            # Triangular noise: its error has one variance for every value (Lipshitz et al., 1992). That of
-            # uniform noise depends on the fraction, which is 0 in plain images: it would tell carriers.
+            # Triangular noise: its error has one variance for every value (Lipshitz et al., 1992). That
+            # of uniform noise depends on the fraction, 0 in plain images: it would tell the carriers.
             noise = uniform(stream_of(plan.seed, 5, split, number), 2 * values[offset].size)
             values[offset] += noise.reshape(2, *values[offset].shape).sum(axis=0) - 1
     written = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     carrying = np.flatnonzero(np.any(np.stack(carried), axis=0))
     rounded = np.rint(values[carrying])
-    tally.clipped += int(np.count_nonzero((rounded < 0) | (rounded > 255)))
-    tally.total += rounded.size
+    beyond = np.count_nonzero((rounded < 0) | (rounded > 255), axis=(1, 2, 3))
+    np.add.at(tally.clipped, labels[carrying], beyond)
     for number, entry in enumerate(entries):
         own = carried[number]
         if not own.any() or not len(entry.orbits):
@@ -377,7 +415,9 @@ def _with_patterns(
 ) -> Floats:
     """Images (b, H, W, C), which are `numbers` of a split, with every pattern in those that carry it."""
     values = plain.copy()
-    for entry, carries in zip(entries, carried, strict=True):
+    # Contrast is the image's own: it comes first, so that waves keep the strength that the plan states.
+    order = sorted(range(len(entries)), key=lambda n: not isinstance(entries[n].planted, Contrast))
+    for entry, carries in ((entries[n], carried[n]) for n in order):
         if carries.any():
             changed = values[carries]
             entry.add_to(changed, split, numbers[carries].tolist())

@@ -57,7 +57,7 @@ class UnreadableImageError(DataError):
     def __init__(self, image: str, reason: str) -> None:
         super().__init__(
             f"Image {image} cannot be read: {reason}.",
-            "Mend or remove it, or leave such images out with --skip-unreadable.",
+            "Mend or remove it; commands that take --skip-unreadable can leave such images out.",
         )
         self.image = image
         self.reason = reason

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from shortcut_audit.data.arrays import NpzArrays
 from shortcut_audit.data.pixels import common_shape, make_transform
 from shortcut_audit.data.sources import ImageSource, open_source
+from shortcut_audit.data.survey import survey
 from shortcut_audit.errors import DataError
 from shortcut_audit.results.provenance import Preprocessing
+from shortcut_audit.results.truth import TRUTH_FILE, load_truth
 
-__all__ = ["OpenedSplit", "open_splits"]
+__all__ = ["OpenedSplit", "notes_on_splits", "open_splits"]
 
 _SPLITS = ("train", "val", "validation", "test")
 _ONE_SPLIT = "all"
@@ -103,12 +105,23 @@ def open_splits(spec: str, size: tuple[int, int] | None = None) -> list[OpenedSp
     return [OpenedSplit(name, source, preprocessing) for name, source in sources.items()]
 
 
+def notes_on_splits(spec: str) -> tuple[str, ...]:
+    """What is worth knowing about the encoded images of all splits, from their headers (`survey`)."""
+    notes: dict[str, None] = {}
+    for each in _split_specs(spec).values():
+        source = open_source(each)
+        notes.update(dict.fromkeys(survey(source, range(len(source.labels)))))
+    return tuple(notes)
+
+
 def _split_specs(spec: str) -> dict[str, str]:
     """Split names and the spec of each."""
     where, _, split = spec.partition("::")
     if split:
         return {split: spec}
     path = Path(where)
+    if path.is_dir() and (path / TRUTH_FILE).is_file():
+        return {name: f"{where}::{name}" for name in load_truth(path / TRUTH_FILE).n_by_split}
     if path.is_dir():
         folders = [e.name for e in path.iterdir() if e.is_dir() and not e.name.startswith(".")]
         if folders and set(folders) <= set(_SPLITS):

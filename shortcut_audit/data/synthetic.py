@@ -45,13 +45,15 @@ __all__ = [
 
 # Most pixel values that may be clipped to 0..255: beyond, the spectrum is no longer the recipe's.
 MAX_CLIPPED = 0.01
+# Share of a band's power that 8 bits may add or take, beyond the white noise of rounding.
+MAX_DISTORTION = 0.02
 _BLOCK = 512
 Floats = NDArray[np.float64]
 Gain = Annotated[float, Field(gt=0, le=1000)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BandGain(_Part):
@@ -289,6 +291,51 @@ class Synthesis:
             )
         return power
 
+    def require_faithful(self) -> None:
+        """Raise DataError where 8 bits cannot hold the spectrum that the recipe states.
+
+        Clipping and coarse rounding add power of their own; a few images of each class show how much.
+        """
+        grid, recipe = self.grid, self.recipe
+        n = max(8, min(64, (1 << 20) // (grid.height * grid.width * recipe.channels)))
+        rounding = grid.height * grid.width / 12 / 255**2
+        for label, name in enumerate(recipe.class_names):
+            fixed = self._fixed_phases(label)
+            values = self._values(label, n, stream_of(self.seed, 4, label), fixed)
+            rounded = np.rint(values)
+            written = np.clip(rounded, 0, 255)
+            _refuse_clipping(recipe, float((written != rounded).mean()))
+            power = [
+                (np.abs(np.fft.rfft2(each / 255)) ** 2).mean(axis=(0, 1)) for each in (written, values)
+            ]
+            added = (power[0] - power[1])[grid.rows, grid.columns] - rounding
+            for number, expected in enumerate(self.expected_band_power()[name], start=1):
+                within = self.band_of_orbit == number
+                share = float((grid.members * added)[within].sum()) / expected
+                # Where rounding is no small part of the power, the few images leave an error too.
+                noise = rounding * float(grid.members[within].sum()) / expected
+                error = 2 * np.sqrt(noise / (n * recipe.channels * within.sum()))
+                if abs(share) > MAX_DISTORTION + 4 * error:
+                    raise self._unfaithful(name, number, share)
+
+    def _unfaithful(self, name: str, band: int, share: float) -> DataError:
+        return DataError(
+            f"In 8 bits, the power of band {band} of class {name!r} would be {100 * share:+.0f}% off what"
+            f" the recipe {self.recipe.name!r} states.",
+            "Raise contrast where waves are fainter than a step of 1/255; lower contrast, gains or"
+            " strength where pixels are clipped.",
+        )
+
+    def _is_shared(self, orbits: NDArray[np.int64], pattern: SpecialOrbits) -> bool:
+        """Whether every class has the same special orbits, of the same strength: then they tell none."""
+        return all(
+            any(
+                np.array_equal(orbits, others) and pattern.strength == other.strength
+                for others, other in of_class
+            )
+            for of_class in self.special
+        )
+
     def patterns(self) -> tuple[Pattern, ...]:
         """What tells the classes apart, for the truth file."""
         grid, found = self.grid, []
@@ -298,7 +345,7 @@ class Synthesis:
                     Pattern(
                         name=f"special orbits of {name}",
                         kind="special orbits",
-                        role="shortcut",
+                        role="decoy" if self._is_shared(orbits, pattern) else "shortcut",
                         classes=(name,),
                         orbits=tuple((int(grid.u[o]), int(grid.v[o])) for o in orbits),
                         amplitude=(pattern.strength,) * len(orbits),
@@ -394,6 +441,7 @@ def write_synthetic(
     height, width = recipe.size
     # Worked out, and so checked, before anything is written.
     patterns, expected = made.patterns(), made.expected_band_power()
+    made.require_faithful()
     clipped = total = 0
     with SetWriter(out, recipe.class_names, formats, replace=replace) as writer:
         for split, n_per_class in recipe.n_by_split.items():
@@ -420,7 +468,7 @@ def write_synthetic(
             clipped_share=clipped / total,
             details={"recipe": recipe.model_dump(mode="json")},
         )
-        writer.finish(truth)
+        writer.finish(truth, checksums=True)
     return truth
 
 

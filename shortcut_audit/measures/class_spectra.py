@@ -103,7 +103,9 @@ def spectral_slope(grid: FrequencyGrid, amplitude: NDArray[np.floating]) -> floa
     mean = np.array([amplitude[radius == ring].mean() for ring in rings])
     if len(mean) < 3 or not (mean > 0).all():
         return None
-    return float(-np.polyfit(np.log(np.array(rings)), np.log(mean), 1)[0])
+    # Rings are wide at low radius: the first holds waves of radius 1 and 1.41.
+    log_radius = [np.log(grid.radius[radius == ring]).mean() for ring in rings]
+    return float(-np.polyfit(log_radius, np.log(mean), 1)[0])
 
 
 def adcs(amplitude: NDArray[np.floating]) -> NDArray[np.int32]:

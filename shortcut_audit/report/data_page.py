@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,7 @@ def data_page(result: AuditResult) -> dict[str, Any]:
     pictured = order[:_MAX_PICTURED_CLASSES]
     return {
         "headline": data_headline(result),
+        "quoted_data": shlex.quote(result.provenance.data.spec),
         "sentences": [invitation_sentence(item) for item in result.invitations.items],
         "probe": result.spectrum_probe,
         "rows": [_row(result, index, name) for index, name in enumerate(result.class_names)],

@@ -112,8 +112,10 @@ def _preprocessing(request: DataRequest, indices: list[int]) -> Preprocessing:
     if shape is None and request.source.uniform:
         raise DataError(f"{request.source.spec} has no readable image.", "Mend the images.")
     height, width = request.size or (shape[1:] if shape else _USUAL_SIZE)
-    if height * width < 2:
-        raise DataError("Images of a single pixel have no frequencies.", "Give larger images.")
+    if min(height, width) < 4:
+        raise DataError(
+            f"Images of {height} x {width} pixels have no bands to compare.", "Give larger images."
+        )
     as_they_are = shape is not None and shape[1:] == (height, width)
     return Preprocessing(
         channels=shape[0] if shape else 3,

@@ -336,7 +336,7 @@ def test_a_decoy_is_carried_by_all_classes_alike(planted: Callable[..., Planted]
 # Shares, seeds and blocks ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", [0.6, 0.75, 0.33, 0.01])
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.33, 0.05])
 def test_the_share_is_exact_in_each_class_and_the_truth_names_the_carriers(
     share: float, planted: Callable[..., Planted]
 ) -> None:
@@ -350,8 +350,14 @@ def test_the_share_is_exact_in_each_class_and_the_truth_names_the_carriers(
     assert made.pattern.n_carriers == {"ant": n, "cow": n}
     assert made.pattern.share == share
     # Amplitude is that of the carriers, not thinned by the share.
-    if n:
-        assert made.pattern.amplitude[0] == pytest.approx(3.0, abs=0.01)
+    assert made.pattern.amplitude[0] == pytest.approx(3.0, abs=0.01)
+
+
+def test_a_share_of_no_image_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    entry = {"kind": "checkerboard", "strength": 3.0, "share": 0.01}
+    with pytest.raises(SettingsError, match="is not one image"):
+        plant(str(data), plan_of(entry), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_carriers_and_phases_follow_the_seed(data: Path, tmp_path: Path) -> None:
@@ -385,7 +391,7 @@ def test_blocks_do_not_change_a_byte(
     plant(str(data), plan, tmp_path / "parts")
     one, other = tmp_path / "whole", tmp_path / "parts"
     files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
-    assert len(files) == 62
+    assert len(files) == 63
     for name in files:
         if name.name != "truth.json":
             assert (one / name).read_bytes() == (other / name).read_bytes()
@@ -440,13 +446,31 @@ def test_too_much_clipping_is_refused_with_the_figure_and_leaves_nothing(tmp_pat
     before = np.load(data)["x"][np.load(data)["y"] == 1].astype(int)
     sign = np.where(np.indices((16, 16)).sum(axis=0) % 2, -1, 1)[..., None]
     clipped = np.mean((before + 20 * sign < 0) | (before + 20 * sign > 255))
-    assert f"would clip {100 * clipped:.1f}% of the pixel values" in caught.value.problem
-    assert "(allowed: 1%)" in caught.value.problem
+    assert "would clip more than 1% of the pixel values of the images of 'bee'" in caught.value.problem
+    assert f"(at least {100 * clipped:.2g}%)" in caught.value.problem
     assert [path.name for path in tmp_path.iterdir()] == ["full.npz"]
     # Allowed, it is counted; squeezed, nothing is clipped.
     allowed = Planted(data, plan_of(entry, max_clipped=0.2), tmp_path / "allowed").truth
     assert allowed.clipped_share == pytest.approx(clipped)
     assert Planted(data, plan_of(entry, headroom=20), tmp_path / "squeezed").truth.clipped_share == 0
+
+
+def test_clipping_is_judged_by_class_and_whatever_the_order(tmp_path: Path) -> None:
+    """A faint decoy in all classes must not dilute what one class clips, nor its place in the file."""
+    generator = np.random.default_rng(1)
+    dark = [(generator.integers(0, 60, (3, 16, 16)).astype(np.uint8), 0) for _ in range(40)]
+    bright = [(generator.integers(180, 256, (3, 16, 16)).astype(np.uint8), 1) for _ in range(4)]
+    entries = (
+        {"kind": "cosines", "orbits": ((3, 5),), "strength": 0.6, "classes": "all"},
+        {"kind": "cast", "offset": (30.0,), "classes": ("bee",)},
+    )
+    said = []
+    for number, pairs in enumerate((dark + bright, bright + dark)):
+        data = save_npz(tmp_path / f"{number}.npz", pairs, list(NAMES[:2]))
+        with pytest.raises(DataError, match="of the images of 'bee'") as caught:
+            plant(str(data), plan_of(*entries), tmp_path / "out")
+        said.append(caught.value.problem)
+    assert said[0] == said[1]
 
 
 def test_a_pattern_is_measured_without_the_others_of_its_carriers(
@@ -459,8 +483,8 @@ def test_a_pattern_is_measured_without_the_others_of_its_carriers(
         {"kind": "cosines", "orbits": ((3, 5),), "strength": 3.0, "phase": "fixed"},
     )
     first, _, third = made.truth.patterns
-    # Half of the carriers have their contrast, and that of the wave in them, raised.
-    assert first.amplitude == pytest.approx([np.sqrt((36 + 81) / 2)] * 2, abs=0.1)
+    # Half of the carriers have their contrast raised, and the wave keeps the strength of the plan.
+    assert first.amplitude == pytest.approx([6.0] * 2, abs=0.1)
     assert third.amplitude == pytest.approx([3.0], abs=0.1)
 
 

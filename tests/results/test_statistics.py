@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from shortcut_audit.results.statistics import (
+    auc_interval,
     proportion_interval,
     spearman,
     spearman_brown,
@@ -81,3 +82,46 @@ def test_the_corrected_half_correlation_estimates_the_agreement_of_two_whole_map
 
 def test_constant_maps_have_no_correlation() -> None:
     assert split_half_correlation(np.zeros((4, 5)), np.ones(4, dtype=int)) == (None, 0)
+
+
+def auc_by_pairs(own: list[float], others: list[float]) -> float:
+    wins = [(a > b) + (a == b) / 2 for a, b in itertools.product(own, others)]
+    return sum(wins) / len(wins)
+
+
+values = st.lists(st.integers(0, 6), min_size=1, max_size=20)
+
+
+@given(values, values)
+def test_the_auc_is_the_share_of_pairs_told_in_order(own: list[int], others: list[int]) -> None:
+    auc, low, high = auc_interval(np.array(own, dtype=float), np.array(others, dtype=float))
+    assert auc == pytest.approx(auc_by_pairs(list(map(float, own)), list(map(float, others))))
+    assert 0 <= low <= auc <= high <= 1
+    mirrored = auc_interval(-np.array(own, dtype=float), -np.array(others, dtype=float))[0]
+    assert auc + mirrored == pytest.approx(1)
+
+
+def test_the_interval_of_an_auc_is_hanley_and_mcneils_closed_form() -> None:
+    generator = np.random.default_rng(0)
+    own, others = generator.normal(1, 1, 40), generator.normal(0, 1, 90)
+    auc, low, high = auc_interval(own, others)
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = (auc * (1 - auc) + 39 * (q1 - auc**2) + 89 * (q2 - auc**2)) / (40 * 90)
+    half = stats.norm.ppf(0.975) * math.sqrt(variance)
+    assert (low, high) == (pytest.approx(auc - half), pytest.approx(auc + half))
+
+
+def test_the_interval_of_an_auc_covers_the_truth_as_often_as_it_says() -> None:
+    """Known truth: two normal variables a standard deviation apart."""
+    truth = stats.norm.cdf(1 / math.sqrt(2))
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        _, low, high = auc_interval(generator.normal(1, 1, 30), generator.normal(0, 1, 60))
+        covered += low <= truth <= high
+    assert 0.91 <= covered / 400 <= 0.99
+
+
+def test_an_auc_that_is_perfect_has_no_width_beyond_one() -> None:
+    assert auc_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == (1.0, 1.0, 1.0)
+    assert auc_interval(np.array([1.0, 1.0]), np.array([1.0, 1.0]))[0] == 0.5
