@@ -43,7 +43,7 @@ __all__ = [
 LEAST_Z = 6.0
 # Smaller excesses than these tell no single image from another, however many images prove them; nor
 # does one whose images are told from others less often than this.
-LEAST_AUC = 0.55
+LEAST_AUC = 0.6
 LEAST_EXCESS = 0.2
 # One comparison, once the comb as a whole has passed.
 _LEAST_Z_OF_OWN_LINES = 3.0

@@ -50,8 +50,8 @@ def test_the_slope_of_a_power_law_is_its_exponent(size: tuple[int, int], slope: 
     grid = FrequencyGrid(*size)
     amplitude = 7.0 * np.maximum(grid.radius, 1e-9) ** -slope
     found = spectral_slope(grid, amplitude)
-    # Rings are a cycle wide, and the first of them holds few orbits.
-    assert found == pytest.approx(slope, abs=0.05)
+    # Rings are a cycle wide, which is much at low radius.
+    assert found == pytest.approx(slope, abs=0.06 * slope + 1e-9)
     # DC and the corners beyond Nyquist have no part in it.
     changed = amplitude.copy()
     changed[(grid.radius > min(size) // 2 + 0.5) | (grid.radius == 0)] *= 100
