@@ -82,14 +82,19 @@ class Neighbours:
             total[..., there] += values[..., column[there]]
         return total / np.maximum(self.count, 1)
 
-    def median(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Median over the neighbours of each orbit, (..., n_orbits); 0 where it has none."""
+    def median(
+        self, values: NDArray[np.floating], without: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
+        """Median over the neighbours of each orbit, but those in `without`, (..., n_orbits); else 0."""
         median = np.zeros(values.shape, dtype=np.float64)
-        for size in np.unique(self.count):
+        left = (self.table >= 0) & (True if without is None else ~without[self.table])
+        # Those that count stand at the front of each row.
+        table = np.take_along_axis(self.table, np.argsort(~left, axis=1, kind="stable"), axis=1)
+        count = left.sum(axis=1)
+        for size in np.unique(count):
             if size:
-                orbits = np.flatnonzero(self.count == size)
-                # Neighbours stand at the front of each row of the table.
-                median[..., orbits] = np.median(values[..., self.table[orbits, :size]], axis=-1)
+                orbits = np.flatnonzero(count == size)
+                median[..., orbits] = np.median(values[..., table[orbits, :size]], axis=-1)
         return median
 
 

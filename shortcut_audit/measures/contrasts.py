@@ -296,8 +296,10 @@ def leave_one_out_median(values: Floats, *, low: bool = False) -> Floats:
     return median
 
 
-def contrast_of_orbits(sums: list[ContrastSums]) -> ClassContrast:
-    """Contrasts of every orbit with its neighbours.
+def contrast_of_orbits(
+    sums: list[ContrastSums], without: NDArray[np.bool_] | None = None
+) -> ClassContrast:
+    """Contrasts of every orbit with its neighbours, but those in `without`.
 
     Classes are compared first, orbit by orbit, and surroundings after: a strong pattern of one class
     would otherwise lower the contrast of its neighbours, and lend other classes an excess there.
@@ -306,7 +308,7 @@ def contrast_of_orbits(sums: list[ContrastSums]) -> ClassContrast:
     n = np.array([each.n for each in sums])
     mean = np.stack([each.log_power / each.n for each in sums])
     raw = mean - leave_one_out_median(mean)
-    difference = np.where(neighbours.comparable, raw - neighbours.median(raw), 0.0)
+    difference = np.where(neighbours.comparable, raw - neighbours.median(raw, without), 0.0)
     place = np.rint(neighbours.grid.radius / _place_width(neighbours.grid)).astype(np.int64)
     usual = np.stack([np.median(raw[:, _wide_enough(place, k)], axis=1) for k in range(place.max() + 1)])
     return ClassContrast(

@@ -215,7 +215,7 @@ class _Look:
         lines = {(g.class_index, int(o)) for g in grids for o in g.orbits}
         orbits = [
             one
-            for one in named_orbits(self.by_orbit, threshold)
+            for one in named_orbits(self._beside(grids), threshold)
             if (one.class_index, int(one.orbits[0])) not in lines
         ]
         peaks = np.zeros(self.grid.n_orbits, dtype=np.bool_)
@@ -226,6 +226,17 @@ class _Look:
         named = {(item.class_name, item.band) for item in items}
         items += self._by_probe(named)
         return invitations(items, n_tests, threshold)
+
+    def _beside(self, grids: list[Named]) -> ClassContrast:
+        """Contrasts of single orbits, without the lines of named grids for neighbours.
+
+        On an axis every other neighbour may be one: of few classes the others stand out between them.
+        """
+        if not grids:
+            return self.by_orbit
+        lines = np.zeros(self.grid.n_orbits, dtype=np.bool_)
+        lines[np.concatenate([one.orbits for one in grids])] = True
+        return contrast_of_orbits(self.sums, lines)
 
     def _named_rings(self, peaks: NDArray[np.bool_], threshold: float) -> list[Named]:
         windows = ring_windows(self.ring_cells, peaks)

@@ -48,14 +48,19 @@ def test_neighbours_are_the_orbits_around_and_stay_on_their_axis(size: tuple[int
 def test_means_and_medians_are_those_of_the_neighbours(size: tuple[int, int], seed: int) -> None:
     grid = FrequencyGrid(*size)
     neighbours = Neighbours(grid)
-    values = np.random.default_rng(seed).standard_normal((2, grid.n_orbits))
+    generator = np.random.default_rng(seed)
+    values = generator.standard_normal((2, grid.n_orbits))
+    without = generator.random(grid.n_orbits) < 0.4
     mean, median = neighbours.mean(values), neighbours.median(values)
+    some = neighbours.median(values, without)
     for orbit in range(grid.n_orbits):
         around = sorted(neighbours_of(grid, orbit)) if orbit else []
         expected = values[:, around]
         wanted = (expected.mean(axis=1), np.median(expected, axis=1)) if around else (0, 0)
         np.testing.assert_allclose(mean[:, orbit], wanted[0], atol=1e-12)
         np.testing.assert_allclose(median[:, orbit], wanted[1], atol=1e-12)
+        left = values[:, [each for each in around if not without[each]]]
+        np.testing.assert_allclose(some[:, orbit], np.median(left, axis=1) if left.size else 0)
 
 
 def test_a_wave_of_32_pixels_has_as_many_neighbours_as_the_plane_lets_it() -> None:
