@@ -25,7 +25,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/exact_search.py --output reports/benchmarks/exact_search.md
 	$(BIN)/python benchmarks/footprint.py --output reports/benchmarks/footprint.md
 	$(BIN)/python benchmarks/data_module.py --output reports/benchmarks/data_module.md
-	$(BIN)/python benchmarks/training.py --data "$(DATA)" --output reports/benchmarks/training.md
+	$(if $(DATA),$(BIN)/python benchmarks/training.py --data "$(DATA)" --output reports/benchmarks/training.md)
 
 clean:
 	rm -rf $(VENV) shortcut-audit-demo dist build
