@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -136,32 +135,32 @@ class AuditResult(BaseModel):
             f"This result holds no {kind.__name__}.", "Run the audit again with this version."
         )
 
-    @cached_property
+    @property
     def predictions(self) -> PredictionsFinding:
         """Accuracy and confusion on unfiltered images."""
         return self._finding(PredictionsFinding)
 
-    @cached_property
+    @property
     def class_spectra(self) -> ClassSpectraFinding:
         """Mean spectra and ADCS."""
         return self._finding(ClassSpectraFinding)
 
-    @cached_property
+    @property
     def dominant_frequencies(self) -> DominantFrequenciesFinding:
         """Importance of every orbit per class."""
         return self._finding(DominantFrequenciesFinding)
 
-    @cached_property
+    @property
     def shortcuts(self) -> ShortcutsFinding:
         """TPR and FPR under the maps."""
         return self._finding(ShortcutsFinding)
 
-    @cached_property
+    @property
     def spectrum_probe(self) -> SpectrumProbeFinding:
         """What amplitudes alone tell, before any model."""
         return self._finding(SpectrumProbeFinding)
 
-    @cached_property
+    @property
     def invitations(self) -> InvitationsFinding:
         """Class-band pairs that invite a shortcut, before any model."""
         return self._finding(InvitationsFinding)

@@ -72,7 +72,9 @@ class Look:
 
     def __init__(self, classes: Sequence[Pixels], **settings: Any) -> None:
         self.images = collected(classes)
-        findings, self.arrays = look_at_data(self.images, DataAuditSettings(**settings))
+        # Two folds are enough where the probe is not what is looked at.
+        chosen = DataAuditSettings(**{"folds": 2, **settings})
+        findings, self.arrays = look_at_data(self.images, chosen)
         self.spectra, self.probe, self.invitations = findings
         assert isinstance(self.spectra, ClassSpectraFinding)
         assert isinstance(self.probe, SpectrumProbeFinding)
@@ -98,7 +100,7 @@ def wave(u: int, v: int, n: int, seed: int = 1) -> Pixels:
 # Plants -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
 @pytest.mark.parametrize(("orbit", "band"), [((2, 4), 2), ((7, -3), 3), ((8, 9), 4), ((0, 10), 4)])
 def test_a_planted_wave_is_named_in_its_class_and_band_and_nothing_else(
     orbit: tuple[int, int], band: int, n_classes: int
@@ -366,10 +368,9 @@ def test_the_threshold_is_bonferronis_and_never_below_six() -> None:
 
 def test_the_probe_tells_the_band_that_tells_the_class() -> None:
     # Of equal level and slope, but for the texture.
-    plain = textures(1, 120)[0]
     classes = [textures(1, 120, seed)[0] for seed in range(3)]
     classes[1] = classes[1] + ring(6, 9, 120, 25.0)
-    look = Look(classes)
+    look = Look(classes, folds=5)
     by_part = {result.part: result for result in look.probe.results}
     assert list(by_part) == ["all", "band 1", "band 2", "band 3", "band 4", "mean and contrast"]
     assert [r.band for r in look.probe.results] == [None, 1, 2, 3, 4, None]
@@ -378,7 +379,6 @@ def test_the_probe_tells_the_band_that_tells_the_class() -> None:
         assert by_part[part].by_class[1].over_chance < 0.35
     assert by_part["band 3"].balanced_accuracy == pytest.approx(2 / 3, abs=0.1)
     assert look.probe.chance == pytest.approx(1 / 3)
-    assert len(plain) == 120
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -386,7 +386,7 @@ def test_who_is_told_from_a_named_class_alone_is_not_named(n_classes: int) -> No
     """Of two classes one carries a pattern: its lack tells the other, which carries none."""
     classes = [textures(1, 100, seed)[0] for seed in range(n_classes)]
     classes[0] = classes[0] + 8.0 * cosine_of(SIZE, SIZE, SIZE // 2, SIZE // 2)
-    look = Look(classes)
+    look = Look(classes, folds=5)
     by_part = {result.part: result for result in look.probe.results}
     assert by_part["band 4"].by_class[0].over_chance > 0.4
     assert look.named == {("c0", 4)}
@@ -400,7 +400,7 @@ def test_a_lack_of_waves_in_one_direction_is_found_by_the_probe_alone() -> None:
     half = np.fft.rfft2(classes[2])
     half[..., sector[grid.orbit_of_bin]] *= 0.2
     classes[2] = np.fft.irfft2(half, s=(SIZE, SIZE))
-    look = Look(classes)
+    look = Look(classes, folds=5)
     assert look.named == {("c2", 3)}
     (item,) = look.items
     assert item.evidence == "probe"

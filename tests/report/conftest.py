@@ -4,7 +4,10 @@ import pytest
 from conftest import conv_model, random_images
 
 import shortcut_audit as sa
+from shortcut_audit.data.datasets import source_from
 from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.settings import DataAuditSettings
+from shortcut_audit.run.data_audit import DataRequest, run_data_audit
 
 HOSTILE = ["<script>alert(1)</script>", "\"quoted\" & 'so'", "x" * 300, "\u202eright to left", "🦓", ""]
 
@@ -20,3 +23,10 @@ def hostile() -> AuditResult:
 def grey() -> AuditResult:
     """Two classes of grey images of odd size."""
     return sa.audit(conv_model(2, 1), random_images(8, 2, (1, 9, 7), seed=3), batch_size=64, examples=1)
+
+
+@pytest.fixture(scope="session")
+def hostile_data() -> AuditResult:
+    """A look at data, without a model, whose class names try to break the page."""
+    source = source_from(random_images(8, len(HOSTILE), (3, 8, 10)), HOSTILE)
+    return run_data_audit(DataRequest(source=source, settings=DataAuditSettings(), command='data "<b>"'))

@@ -48,7 +48,7 @@ def browse(page: Path, scratch: Path, *flags: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("which", ["hostile", "grey"])
+@pytest.mark.parametrize("which", ["hostile", "grey", "hostile_data"])
 def test_the_page_loads_quietly_and_keeps_every_name(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -58,12 +58,15 @@ def test_the_page_loads_quietly_and_keeps_every_name(
     console = [line for line in seen.stderr.splitlines() if "CONSOLE" in line]
     assert console == []
     assert "<script>" not in seen.stdout
-    assert seen.stdout.count("<article") == len(result.shortcuts.by_class)
+    assert seen.stdout.count("<article") == len(result.class_names)
 
 
+@pytest.mark.parametrize("which", ["grey", "hostile_data"])
 @pytest.mark.parametrize("width", [320, 1200])
-def test_a_screenshot_is_no_blank_sheet(width: int, grey: AuditResult, tmp_path: Path) -> None:
-    page = sa.write_report(grey, tmp_path / "report.html")
+def test_a_screenshot_is_no_blank_sheet(
+    width: int, which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    page = sa.write_report(request.getfixturevalue(which), tmp_path / "report.html")
     shot = tmp_path / "shot.png"
     browse(page, tmp_path, f"--screenshot={shot}", f"--window-size={width},1600")
     with Image.open(shot) as picture:
