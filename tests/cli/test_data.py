@@ -1,42 +1,21 @@
-"""`synth`, `plant` and `data` as users call them: made, looked at, and given bad input."""
-
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from pathlib import Path
 
+import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import random_images, save_npz
+from PIL import Image
 
 import shortcut_audit as sa
 from shortcut_audit.cli.main import main
-from shortcut_audit.results.truth import load_truth
-
-RECIPE = """
-[set]
-kind = "synthetic"
-name = "small"
-size = [16, 16]
-bands = 4
-n_by_split = { train = 40, test = 60 }
-seed = 3
-[set.classes.plain]
-[set.classes.other]
-[set.classes.third]
-[set.classes.striped]
-special = [{ orbits = [[3, 5], [-4, 2]], strength = 12.0 }]
-"""
-PLAN = """
-[[plant]]
-name = "stripes"
-kind = "cosines"
-classes = ["striped"]
-orbits = [[5, 3]]
-strength = 6.0
-"""
+from shortcut_audit.data.synthetic import SyntheticRecipe, write_synthetic
+from shortcut_audit.results.settings import DataAuditSettings
+from shortcut_audit.results.store import result_schema
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -48,175 +27,176 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return 0
 
 
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "small.toml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture
-def made(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    assert run(monkeypatch, "synth", recipe, "--out", tmp_path / "set") == 0
-    return tmp_path / "set"
-
-
-def test_a_set_is_made_looked_at_and_its_truth_found(
-    capfd: pytest.CaptureFixture[str], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = capfd.readouterr().out
-    assert "400 images of 16 x 16 pixels in 4 classes; splits train (160), test (240)." in said
-    assert (
-        "striped: special orbits of striped on orbits (3, 5), (-4, 2) (band 3), amplitude 12.00/255"
-        in said
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of known truth: waves in one class."""
+    recipe = SyntheticRecipe.model_validate(
+        {
+            "kind": "synthetic",
+            "name": "known",
+            "size": (16, 16),
+            "n_by_split": {"test": 40},
+            "classes": {
+                "a [x]": {"special": ({"orbits": ((5, 3),), "strength": 8.0},)},
+                "b": {},
+                "c": {},
+            },
+        }
     )
-    assert f"shortcut-audit data {made}::test --out RUN" in said
+    folder = tmp_path_factory.mktemp("made") / "set"
+    write_synthetic(recipe, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        assert run(patch, "data", f"{made}::test", "--out", folder) == 0
+    return folder
+
+
+def test_a_look_says_what_invites_a_shortcut_and_what_was_known(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     assert run(monkeypatch, "data", f"{made}::test", "--out", out) == 0
     captured = capfd.readouterr()
-    assert captured.err == ""
-    assert "“striped”, band 3" in captured.out
-    assert "Planted in “striped”: special orbits of striped, band 3; named: 3." in captured.out
-    assert "Nothing was named that was not planted." in captured.out
-    result = sa.load_result(out)
-    assert result.of_data
-    assert {(item.class_name, item.band) for item in result.invitations.items} == {("striped", 3)}
-    assert set(result.invitations.items[0].orbits) == {(3, 5), (-4, 2)}
-    assert (out / "report.html").stat().st_size > 10_000
-    assert json.loads((out / "run.json").read_text())["state"] == "finished"
+    said = captured.out
+    assert "120 images of 3 classes." in said
+    assert "1 class-band pair in 1 class invites a shortcut" in said
+    assert "“a [x]”, band 3 (radius 5.8 cycles): wave (5, 3);" in said
+    assert "Planted in “a [x]”: special orbits of a [x], band 3; named: 3." in said
+    assert "Nothing was named that was not planted." in said
+    assert said.rstrip().endswith(f"Page: {out / 'report.html'}")
+    assert {entry.name for entry in out.iterdir()} == {
+        "result.json",
+        "arrays.safetensors",
+        "report.html",
+        "run.json",
+    }
+    # The long form is the same.
+    assert run(monkeypatch, "data", "look", f"{made}::test", "--out", tmp_path / "again") == 0
+    assert sa.load_result(out).invitations == sa.load_result(tmp_path / "again").invitations
 
 
-def test_the_same_command_gives_the_same_result_and_other_folders_are_left_alone(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    for _ in range(2):
-        assert run(monkeypatch, "data", f"{made}::train", "--out", out) == 0
-    first = (out / "arrays.safetensors").read_bytes()
-    assert run(monkeypatch, "data", "look", f"{made}::train", "--out", out) == 0
-    assert (out / "arrays.safetensors").read_bytes() == first
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("mine")
-    capfd.readouterr()
-    assert run(monkeypatch, "data", f"{made}::train", "--out", mine) == 2
-    assert "was not made by shortcut-audit" in capfd.readouterr().err
-    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+def test_arrays_and_files_of_a_set_look_alike(made: Path, finished: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert run(patch, "data", f"{made / 'images.npz'}::test", "--out", tmp_path / "run") == 0
+    one, other = sa.load_result(finished), sa.load_result(tmp_path / "run")
+    assert {(i.class_name, i.band) for i in one.invitations.items} == {("a [x]", 3)}
+    assert one.truth == other.truth
+    np.testing.assert_allclose(one.arrays["invitations/z"], other.arrays["invitations/z"], atol=1e-3)
 
 
-@pytest.mark.parametrize("table", ["classes", "orbits", "bands"])
-def test_tables_of_data_are_exported(
-    table: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(monkeypatch, "data", f"{made}::train", "--out", tmp_path / "run") == 0
-    target = tmp_path / "table.csv"
-    words = ("export", tmp_path / "run", "--table", table, "--format", "csv", "--output", target)
-    assert run(monkeypatch, *words) == 0
-    rows = list(csv.DictReader(target.read_text().splitlines()))
-    assert {row["class"] for row in rows} == {"plain", "other", "third", "striped"}
-    assert len(rows) == {"classes": 4, "orbits": 4 * 130, "bands": 16}[table]
-    if table == "bands":
-        named = [(row["class"], row["band"]) for row in rows if row["named"] == "True"]
-        assert set(named) <= {("striped", "3")}
-
-
-def test_a_plan_is_planted_in_all_splits_and_found(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    plan = tmp_path / "plan.toml"
-    plan.write_text(PLAN)
-    out = tmp_path / "planted"
-    assert run(monkeypatch, "plant", "--data", made / "images.npz", "--plan", plan, "--out", out) == 0
-    said = capfd.readouterr().out
-    assert "striped: stripes on orbits (5, 3) (band 3), amplitude" in said
-    truth = load_truth(out / "truth.json")
-    assert truth.n_by_split == load_truth(made / "truth.json").n_by_split
-    before, after = np.load(made / "images.npz"), np.load(out / "images.npz")
-    label = truth.class_names.index("striped")
-    for split in ("train", "test"):
-        changed = (before[f"x_{split}"] != after[f"x_{split}"]).any(axis=(1, 2, 3))
-        assert (changed == (before[f"y_{split}"] == label)).all()
-
-
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        ("bands = 4", "bands = [[0, 4], [3, 8]]"),
-        ("bands = 4", "bands = [[0, 4], [4, 9]]"),
-        ("[3, 5]", "[3, 9]"),
-        ("[3, 5]", "[0, 0]"),
-        ("[3, 5]", "[4, -2]"),
-        ("strength = 12.0", "strength = 120.0"),
-        ("size = [16, 16]", "size = [16]"),
-        ("seed = 3", "seed = -1"),
-        ("seed = 3", "sead = 3"),
-    ],
-)
-def test_recipes_that_do_not_hold_end_in_one_sentence(
-    broken: str,
-    said: str,
-    recipe: Path,
+def test_the_result_matches_the_schema_and_is_exported_and_rendered_again(
+    finished: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    recipe.write_text(RECIPE.replace(broken, said, 1))
-    assert run(monkeypatch, "synth", recipe, "--out", tmp_path / "out") == 2
-    error = capfd.readouterr().err
-    assert error.startswith("error[")
-    assert "Traceback" not in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.toml"]
+    jsonschema.validate(json.loads((finished / "result.json").read_text()), result_schema())
+    for table, n_rows in (("classes", 3), ("bands", 12), ("orbits", 3 * 130)):
+        target = tmp_path / f"{table}.csv"
+        assert run(monkeypatch, "export", finished, "--table", table, "--output", target) == 0
+        frame = pd.read_csv(target)
+        assert len(frame) == n_rows
+        assert set(frame["class"]) == {"a [x]", "b", "c"}
+    target = tmp_path / "again.html"
+    assert run(monkeypatch, "report", finished, "--output", target) == 0
+    assert target.read_bytes() == (finished / "report.html").read_bytes()
+
+
+def test_every_setting_is_an_option_with_the_same_default(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "data", "look", "--help") == 0
+    said = " ".join(capfd.readouterr().out.split())
+    for name, field in DataAuditSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in said
+        if not isinstance(field.default, bool):
+            assert f"[default: {field.default}]" in said
+
+
+def test_help_names_what_data_can_do(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "data", "--help") == 0
+    said = capfd.readouterr().out
+    for command in ("look", "list", "build", "verify"):
+        assert f"  {command} " in said
+
+
+def test_settings_reach_the_audit(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--images-per-class", 20, "--folds", 3, "--seed", 2, "--significance", 0.2]
+    assert run(monkeypatch, "data", f"{made}::test", "--out", tmp_path / "run", *words) == 0
+    result = sa.load_result(tmp_path / "run")
+    assert result.settings == DataAuditSettings(images_per_class=20, folds=3, seed=2, significance=0.2)
+    assert result.provenance.data.n_used == 60
+    assert result.spectrum_probe.n_folds == 3
+    assert result.provenance.command.startswith("shortcut-audit data")
 
 
 @pytest.mark.parametrize(
-    ("broken", "said", "message"),
+    ("words", "says"),
     [
-        ('["striped"]', '["zebra"]', "in class 'zebra', which the images do not have"),
-        ("[[5, 3]]", "[[5, 9]]", "lies outside the grid of 16 x 16"),
-        ("strength = 6.0", "strength = 250", "would clip"),
-        ("strength = 6.0", "strength = 0.2", "is lost in rounding to 8 bits"),
-        ('"cosines"', '"sinus"', "plant.0"),
-        ("strength = 6.0", "strenght = 6.0", "strenght is not known"),
+        (["nowhere"], "nowhere"),
+        (["SET::train"], "train"),
+        (["SET::test", "--images-per-class", "2"], "--images-per-class"),
+        (["SET::test", "--folds", "1"], "--folds"),
+        (["SET::test", "--significance", "0.9"], "--significance"),
+        (["SET::test", "--size", "big"], "--size"),
+        (["SET::test", "--size", "3"], "pixels have no bands"),
     ],
 )
-def test_plans_that_do_not_fit_end_in_one_sentence(
-    broken: str,
-    said: str,
-    message: str,
+def test_mistakes_end_in_a_sentence_and_leave_nothing(
+    words: list[str],
+    says: str,
     made: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    plan = tmp_path / "plan.toml"
-    plan.write_text(PLAN.replace(broken, said, 1))
-    capfd.readouterr()
-    words = ("plant", "--data", made / "images.npz", "--plan", plan, "--out", tmp_path / "out")
+    given = [word.replace("SET", str(made)) for word in words]
+    assert run(monkeypatch, "data", *given, "--out", tmp_path / "run") == 2
+    said = capfd.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_somebody_elses_and_the_images_themselves_are_no_place_for_a_run(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert run(monkeypatch, "data", f"{made}::test", "--out", tmp_path) == 2
+    assert "not made by shortcut-audit" in capfd.readouterr().err
+    assert run(monkeypatch, "data", f"{made}::test", "--out", made / "test" / "run") == 2
+    assert not (made / "test" / "run").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_unreadable_images_are_left_out_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for (image, label), number in zip(random_images(6, 2, (3, 12, 12)), range(12), strict=True):
+        folder = tmp_path / "files" / "ab"[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
+    (tmp_path / "files" / "a" / "bad.png").write_bytes(b"no picture")
+    words = ["data", tmp_path / "files", "--out", tmp_path / "run"]
     assert run(monkeypatch, *words) == 2
-    assert message in capfd.readouterr().err
-    assert not (tmp_path / "out").exists()
+    assert "bad.png" in capfd.readouterr().err
+    assert run(monkeypatch, *words, "--skip-unreadable") == 0
+    assert "Note: 1 unreadable images were left out" in capfd.readouterr().out
 
 
-def test_a_control_names_nothing_and_a_model_audit_reads_the_truth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_result_without_a_model_is_told_from_one_with(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = tmp_path / "control.toml"
-    recipe.write_text(RECIPE.split("special =")[0])
-    assert run(monkeypatch, "synth", recipe, "--out", tmp_path / "control", "--format", "npz") == 0
-    data = f"{tmp_path / 'control' / 'images.npz'}::test"
-    assert run(monkeypatch, "data", data, "--out", tmp_path / "run") == 0
-    said = capfd.readouterr().out
-    assert "No band stands out in any class" in said
-    assert "Nothing was named that was not planted." in said
-
-
-def test_a_folder_called_list_is_reached_by_its_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    save_npz(tmp_path / "verify.npz", random_images(8, 2, (3, 8, 8)))
-    monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "data", "./verify.npz", "--out", "run") == 0
-    assert "16 images of 2 classes." in capfd.readouterr().out
-    assert run(monkeypatch, "data", "verify.npz", "--out", "verify.npz") == 2
-    assert run(monkeypatch, "data", "nowhere", "--out", "other") == 2
-    assert "nowhere does not exist" in capfd.readouterr().err
+    data = save_npz(tmp_path / "images.npz", random_images(8, 2, (3, 16, 16)))
+    words = ["--data", data, "--keep", f"map:{finished}", "--out", tmp_path / "out"]
+    assert run(monkeypatch, "filter", *words) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "internal" not in said
