@@ -51,7 +51,8 @@ def test_a_set_is_made_and_described(
     said = captured.out
     assert f"{out}: 18 images of 16 x 16 pixels in 2 classes; splits train (12), test (6)." in said
     assert "low: special orbits of low on orbits (5, 3), (-2, 6) (band 3, 4), amplitude 5.00/255" in said
-    assert "high [x]: gain 2 of high [x] in band 4" in said
+    assert "high [x]: gain 2 of high [x] on orbits (0, 6)" in said
+    assert "more (band 4)" in said
     assert f"Truth: {out / 'truth.json'}" in said
     assert f"shortcut-audit data {out}::test --out RUN" in said
     assert len(list(out.rglob("*.png"))) == 18
