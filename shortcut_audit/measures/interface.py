@@ -1,15 +1,17 @@
 """What a measure is: shards of work over blocks of images, totals that add, and a finding.
 
 A measure never sees a run folder, an engine or a progress bar. It lists its shards, runs one when
-it is handed one, and turns the totals of all of them, in shard order, into a finding.
+it is handed one, and turns the totals of all of them, in shard order, into a finding. A measure
+that must see totals before it knows what to ask next (a search) lists its shards in rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,20 +22,26 @@ from shortcut_audit.data.pixels import AuditImages
 from shortcut_audit.errors import LogitsError
 from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.fourier.transform import OrbitWaves, spectrum_of
+from shortcut_audit.fourier.units import Units
 from shortcut_audit.models.classifier import Classifier
 from shortcut_audit.results.findings import Finding
-from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.settings import AuditSettings, SearchName
 
 __all__ = [
     "Advance",
     "Arrays",
     "Block",
+    "Done",
     "Measure",
+    "MeasureInRounds",
     "Outline",
+    "Round",
+    "Rounds",
     "Shard",
     "Split",
     "Subject",
     "Totals",
+    "Work",
     "blocks_of",
     "require_finite",
 ]
@@ -61,6 +69,14 @@ class Outline:
     search_rows: tuple[tuple[int, int], ...]
     judge_rows: tuple[tuple[int, int], ...]
     searched: tuple[int, ...]
+    # Which search ranks the orbits, and why this one where the user left it open.
+    search: SearchName = "exact"
+    search_reason: str = ""
+
+    @cached_property
+    def units(self) -> Units:
+        """What is removed and ranked: single orbits, or patches or tiles of them."""
+        return Units.named(self.settings.resolution, self.grid)
 
     def rows_of(self, split: Split, class_index: int) -> tuple[int, int]:
         """First and last-plus-one row of a class in a split."""
@@ -74,8 +90,32 @@ class Outline:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a search asks of a shard beyond its images: a kind, and arrays that say the rest.
+
+    Many shards of a round may share one; its digest is part of their keys.
+    """
+
+    kind: str
+    arrays: Mapping[str, NDArray[Any]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of kind, names, types, shapes and content."""
+        state = hashlib.sha256(self.kind.encode())
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            state.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            state.update(array.tobytes())
+        return state.hexdigest()
+
+
+@dataclass(frozen=True)
 class Shard:
-    """A piece of work of one measure: a block of images of one class, and a range of orbits."""
+    """A piece of work of one measure: a block of images of one class, and a range of orbits.
+
+    `n_passes`: image passes, a forward pass of one image being 1 and a backward pass 2.
+    """
 
     measure: str
     split: Split
@@ -83,6 +123,7 @@ class Shard:
     rows: tuple[int, int]
     orbits: tuple[int, int]
     n_passes: int
+    work: Work | None = field(default=None, compare=False)
 
     @property
     def n_images(self) -> int:
@@ -166,8 +207,8 @@ class Block:
         return spectrum_of(self.images)
 
 
-class Measure(Protocol):
-    """One measure. `revision` goes up whenever the numbers it gives change."""
+class _Runs(Protocol):
+    """What every measure has. `revision` goes up whenever the numbers it gives change."""
 
     @property
     def name(self) -> str:
@@ -178,6 +219,48 @@ class Measure(Protocol):
     def revision(self) -> int:
         """Part of every shard key."""
         ...
+
+    def run(
+        self, shard: Shard, subject: Subject, block: Block, found: Arrays, advance: Advance
+    ) -> Totals:
+        """Totals of one shard. `advance(n)` reports n image passes."""
+        ...
+
+
+class Done(Protocol):
+    """A finished round, as its measure sees it."""
+
+    @property
+    def seconds(self) -> float:
+        """What the round took when it was measured; the same again when an audit is resumed."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[Shard, Totals]]:
+        """Totals in shard order, read one at a time, as often as wanted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a measure wants run before it goes on.
+
+    `so_far`: makes the finding and arrays of what earlier rounds found, for those who look while
+    the audit runs; None before there is anything to show. `n_passes_after`: image passes that are
+    expected to follow this round.
+    """
+
+    shards: Sequence[Shard]
+    n_passes_after: int = 0
+    so_far: Callable[[], tuple[Finding, Arrays]] | None = None
+
+
+Found = TypeVar("Found")
+# Yields rounds, is sent each one's totals, and returns what it found.
+Rounds = Generator[Round, Done, Found]
+
+
+class Measure(_Runs, Protocol):
+    """A measure that knows all its shards beforehand."""
 
     def relevant(self, settings: AuditSettings) -> dict[str, Any]:
         """The settings that can change this measure's totals."""
@@ -191,16 +274,27 @@ class Measure(Protocol):
         """Arrays of earlier findings that the totals depend on."""
         ...
 
-    def run(
-        self, shard: Shard, subject: Subject, block: Block, found: Arrays, advance: Advance
-    ) -> Totals:
-        """Totals of one shard. `advance(n)` reports n image passes."""
-        ...
-
     def finish(
         self, outline: Outline, images: AuditImages, totals: Iterable[tuple[Shard, Totals]]
     ) -> tuple[Finding, Arrays]:
         """The finding, and its arrays, from the totals of all shards in order."""
+        ...
+
+
+@runtime_checkable
+class MeasureInRounds(_Runs, Protocol):
+    """A measure on the search split that sees totals before it knows what to ask next."""
+
+    def relevant_to(self, outline: Outline) -> dict[str, Any]:
+        """The settings that can change the totals of a given shard, whichever round it is in."""
+        ...
+
+    def planned_passes(self, outline: Outline) -> int:
+        """Image passes that all rounds together are expected to take; the budget where there is one."""
+        ...
+
+    def rounds(self, outline: Outline, images: AuditImages) -> Rounds[tuple[Finding, Arrays]]:
+        """The work, round by round; returns the finding and its arrays."""
         ...
 
 
