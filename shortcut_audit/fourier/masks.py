@@ -51,13 +51,19 @@ def half_plane_mask(grid: FrequencyGrid, chosen: BoolArray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(chosen[..., grid.orbit_of_bin]))
 
 
-def rank_orbits(importance: NDArray[np.floating], rankable: BoolArray) -> NDArray[np.int64]:
+def rank_orbits(
+    importance: NDArray[np.floating],
+    rankable: BoolArray,
+    coarse: NDArray[np.floating] | None = None,
+) -> NDArray[np.int64]:
     """Rank orbits by falling importance, 1 = most important, 0 = not ranked.
 
-    `importance` (n_orbits,), `rankable` (n_orbits,). Ties keep the order of the grid.
+    `importance` (n_orbits,), `rankable` (n_orbits,). With `coarse` (n_orbits,), by that first and by
+    importance among equals. Ties keep the order of the grid.
     """
     candidates = np.flatnonzero(rankable)
-    order = candidates[np.argsort(-importance[candidates], kind="stable")]
+    keys = (-importance[candidates],) if coarse is None else (-importance[candidates], -coarse[candidates])
+    order = candidates[np.lexsort(keys)]
     rank = np.zeros(len(importance), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     return rank

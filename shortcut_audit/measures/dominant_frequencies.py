@@ -2,165 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shortcut_audit.data.pixels import AuditImages
 from shortcut_audit.fourier.masks import found_share, rank_orbits, top_share
 from shortcut_audit.measures.interface import (
-    PASSES_PER_SHARD,
     Advance,
     Arrays,
     Block,
     Outline,
+    Round,
+    Rounds,
     Shard,
-    Split,
     Subject,
     Totals,
-    blocks_of,
 )
-from shortcut_audit.measures.searches.exact import n_exact_passes, probe_orbits
-from shortcut_audit.results.findings import ClassMap, DominantFrequenciesFinding, Reliability
-from shortcut_audit.results.settings import RESPONSES, AuditSettings
-from shortcut_audit.results.statistics import spearman_brown, split_half_correlation
+from shortcut_audit.measures.searches import SEARCHES
+from shortcut_audit.measures.searches.folds import rankable_orbits
+from shortcut_audit.measures.searches.interface import MEASURE, Search, SearchOutcome
+from shortcut_audit.results.findings import ClassMap, DominantFrequenciesFinding, Finding
+from shortcut_audit.results.statistics import images_for_reliability
 
-__all__ = ["DominantFrequencies", "rankable_orbits"]
+__all__ = ["RELIABLE", "DominantFrequencies"]
 
-MAX_FOLDS = 8
+# A map that repeats this well on other images is worth reading orbit by orbit.
+RELIABLE = 0.8
 
 
 @dataclass(frozen=True)
 class DominantFrequencies:
-    """Importance of orbit o for class c: mean response of the class's search images to its removal.
+    """Importance of orbit o for class c, by the search that the settings name.
 
-    All responses are read off the same forward passes, so every map is measured under each of
-    them; the setting `response` only says which one ranks. Wang et al., ICCV 2023, section 3.
+    Exact: mean response of the class's search images to the orbit's removal (Wang et al., ICCV 2023,
+    section 3). All responses are read off the same passes, so every map is measured under each of
+    them; the setting `response` only says which one ranks.
     """
 
-    name: str = "dominant_frequencies"
-    revision: int = 1
+    name: str = MEASURE
+    revision: int = 2
 
-    def relevant(self, settings: AuditSettings) -> dict[str, Any]:
-        return {"domain": settings.domain, "clip": settings.clip, "search": "exact"}
+    def relevant_to(self, outline: Outline) -> dict[str, Any]:
+        search = SEARCHES[outline.search]
+        return {"search": [search.name, search.revision], **search.relevant(outline.settings)}
 
-    def shards(self, outline: Outline, split: Split) -> list[Shard]:
-        if split != "search":
-            return []
-        return [
-            Shard(
-                measure=self.name,
-                split=split,
-                class_index=class_index,
-                rows=rows,
-                orbits=orbits,
-                n_passes=n_exact_passes(rows[1] - rows[0], orbits[1] - orbits[0]),
-            )
-            for class_index in outline.searched
-            for rows in blocks_of(outline, split, class_index)
-            for orbits in _orbit_slices(outline.grid.n_orbits)
-        ]
-
-    def needs(self, found: Arrays) -> Arrays:
-        return {}
+    def planned_passes(self, outline: Outline) -> int:
+        return SEARCHES[outline.search].planned_passes(outline)
 
     def run(
         self, shard: Shard, subject: Subject, block: Block, found: Arrays, advance: Advance
     ) -> Totals:
-        responses = probe_orbits(shard, subject, block, advance).cpu().double().numpy()
-        start, stop = subject.outline.search_rows[shard.class_index]
-        fold = (np.arange(*shard.rows) - start) % n_folds(stop - start)
-        present = np.unique(fold)
-        sums = np.stack([responses[:, fold == number].sum(axis=1) for number in present])
-        return {"fold": present, "n_images": np.bincount(fold)[present], "sums": sums}
+        return SEARCHES[subject.outline.search].run(shard, subject, block, advance)
 
-    def finish(
-        self, outline: Outline, images: AuditImages, totals: Iterable[tuple[Shard, Totals]]
-    ) -> tuple[DominantFrequenciesFinding, Arrays]:
-        settings, grid = outline.settings, outline.grid
-        rankable = rankable_orbits(outline)
-        shape = (len(outline.searched), grid.n_orbits)
-        importance = {response: np.zeros(shape, dtype=np.float32) for response in RESPONSES}
-        rank = np.zeros(shape, dtype=np.int32)
-        kept = np.zeros(shape, dtype=np.bool_)
-        by_class: list[ClassMap] = []
-        for row, (class_index, sums, n_by_fold) in enumerate(_by_class(outline, totals)):
-            n_search = int(n_by_fold.sum())
-            for number, response in enumerate(RESPONSES):
-                importance[response][row] = sums[:, number].sum(axis=0) / n_search
-            rank[row] = rank_orbits(importance[settings.response][row], rankable)
-            kept[row] = top_share(grid, rank[row], settings.kept_share)
-            by_class.append(
-                ClassMap(
-                    class_name=images.class_names[class_index],
-                    n_search=n_search,
-                    reliability={
-                        response: _reliability(sums[:, number][:, rankable], n_by_fold)
-                        for number, response in enumerate(RESPONSES)
-                    },
-                    n_orbits_kept=int(kept[row].sum()),
-                    kept_share=found_share(grid, kept[row], rankable),
-                )
+    def rounds(self, outline: Outline, images: AuditImages) -> Rounds[tuple[Finding, Arrays]]:
+        search = SEARCHES[outline.search]
+        inner = search.rounds(outline)
+        n_passes = n_backward = 0
+
+        def told(outcome: SearchOutcome) -> tuple[Finding, Arrays]:
+            return _finding(search, outline, images, outcome, (n_passes, n_backward))
+
+        asked = next(inner)
+        while True:
+            so_far = asked.so_far
+            done = yield Round(
+                shards=asked.shards,
+                n_passes_after=asked.n_passes_after,
+                so_far=None if so_far is None else (lambda make=so_far: told(make())),  # type: ignore[misc]
             )
-        finding = DominantFrequenciesFinding(response=settings.response, by_class=tuple(by_class))
-        arrays: Arrays = {f"{self.name}/importance/{r}": values for r, values in importance.items()}
-        return finding, {**arrays, f"{self.name}/rank": rank, f"{self.name}/kept": kept}
+            n_passes += sum(shard.n_passes for shard in asked.shards)
+            n_backward += sum(shard.n_backward for shard in asked.shards)
+            try:
+                asked = inner.send(done)
+            except StopIteration as stop:
+                return told(stop.value)
 
 
-def n_folds(n_images: int) -> int:
-    """Folds that a class's images are dealt into, even and at most eight."""
-    return min(MAX_FOLDS, n_images - n_images % 2)
-
-
-def rankable_orbits(outline: Outline) -> NDArray[np.bool_]:
-    """Orbits that take part in the ranking: all but DC, and DC too where the settings say so."""
-    rankable = np.ones(outline.grid.n_orbits, dtype=np.bool_)
-    rankable[0] = outline.settings.dc == "rank"
-    return rankable
-
-
-def _orbit_slices(n_orbits: int) -> list[tuple[int, int]]:
-    """Equal ranges of orbits, each within one shard."""
-    n_slices = -(-n_orbits // PASSES_PER_SHARD)
-    edges = [round(n_orbits * number / n_slices) for number in range(n_slices + 1)]
-    return list(pairwise(edges))
-
-
-def _by_class(
-    outline: Outline, totals: Iterable[tuple[Shard, Totals]]
-) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.int64]]]:
-    """Class, sums (n_folds, n_responses, n_orbits) and images per fold; one class in memory at a time."""
-    for class_index, group in groupby(totals, key=lambda item: item[0].class_index):
-        start, stop = outline.search_rows[class_index]
-        folds = n_folds(stop - start)
-        sums = np.zeros((folds, len(RESPONSES), outline.grid.n_orbits))
-        n_by_fold = np.zeros(folds, dtype=np.int64)
-        for shard, total in group:
-            first, last = shard.orbits
-            # Slices of orbits share the images; those are counted with the first slice.
-            if first == 0:
-                n_by_fold[total["fold"]] += total["n_images"]
-            sums[total["fold"], :, first:last] += total["sums"]
-        yield class_index, sums, n_by_fold
-
-
-def _reliability(fold_sums: NDArray[np.float64], n_by_fold: NDArray[np.int64]) -> Reliability:
-    correlation, n_splits = split_half_correlation(fold_sums, n_by_fold)
-    if correlation is None:
-        return Reliability(
-            half_correlation=None,
-            value=None,
-            n_images=int(n_by_fold.sum()),
-            n_splits=0,
-            reason="the map is constant: removing any orbit changes nothing",
+def _finding(
+    search: Search,
+    outline: Outline,
+    images: AuditImages,
+    outcome: SearchOutcome,
+    n_passes: tuple[int, int],
+) -> tuple[DominantFrequenciesFinding, Arrays]:
+    settings, grid = outline.settings, outline.grid
+    rankable = rankable_orbits(outline)
+    shape = (len(outcome.by_class), grid.n_orbits)
+    scores = list(outcome.by_class[0].importance)
+    importance = {score: np.zeros(shape, dtype=np.float32) for score in scores}
+    rank = np.zeros(shape, dtype=np.int32)
+    kept = np.zeros(shape, dtype=np.bool_)
+    by_class: list[ClassMap] = []
+    for row, found in enumerate(outcome.by_class):
+        for score in scores:
+            importance[score][row] = found.importance[score]
+        rank[row] = rank_orbits(found.importance[found.score], rankable, found.ranking)
+        own = top_share(grid, rank[row], settings.kept_share) if found.kept is None else found.kept
+        kept[row] = own & rankable
+        reliability = found.reliability[found.score]
+        by_class.append(
+            ClassMap(
+                class_name=images.class_names[found.class_index],
+                n_search=found.n_images,
+                reliability=dict(found.reliability),
+                n_orbits_kept=int(kept[row].sum()),
+                kept_share=found_share(grid, kept[row], rankable),
+                resolution=found.resolution,
+                resolution_reason=found.resolution_reason,
+                n_images_enough=images_for_reliability(
+                    reliability.value, reliability.n_images, RELIABLE
+                ),
+                fidelity=found.fidelity,
+            )
         )
-    return Reliability(
-        half_correlation=correlation,
-        value=spearman_brown(correlation),
-        n_images=int(n_by_fold.sum()),
-        n_splits=n_splits,
+    finding = DominantFrequenciesFinding(
+        search=search.name,
+        search_reason=outline.search_reason,
+        search_settings=outcome.settings,
+        stopped=outcome.stopped,
+        image_passes=n_passes[0],
+        backward_images=n_passes[1],
+        response=outcome.by_class[0].score,
+        by_class=tuple(by_class),
     )
+    arrays: Arrays = {f"{MEASURE}/importance/{score}": values for score, values in importance.items()}
+    return finding, {**arrays, f"{MEASURE}/rank": rank, f"{MEASURE}/kept": kept}

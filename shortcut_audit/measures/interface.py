@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class Outline:
     def rows_per_block(self, split: Split) -> int:
         """Images that share one reading and one FFT."""
         image = self.n_channels * self.grid.height * self.grid.width
-        passes = self.grid.n_orbits if split == "search" else len(self.searched) + 1
+        passes = self.units.n_units if split == "search" else len(self.searched) + 1
         return max(1, min(PASSES_PER_SHARD // passes, FLOATS_PER_BLOCK // image))
 
 
@@ -114,7 +114,8 @@ class Work:
 class Shard:
     """A piece of work of one measure: a block of images of one class, and a range of orbits.
 
-    `n_passes`: image passes, a forward pass of one image being 1 and a backward pass 2.
+    `n_passes`: image passes, a forward pass of one image being 1 and a backward pass 2; `n_backward`
+    of the images passes went backward (and count twice in `n_passes`).
     """
 
     measure: str
@@ -123,6 +124,7 @@ class Shard:
     rows: tuple[int, int]
     orbits: tuple[int, int]
     n_passes: int
+    n_backward: int = 0
     work: Work | None = field(default=None, compare=False)
 
     @property
@@ -235,28 +237,35 @@ class Done(Protocol):
         """What the round took when it was measured; the same again when an audit is resumed."""
         ...
 
-    def __iter__(self) -> Iterator[tuple[Shard, Totals]]:
-        """Totals in shard order, read one at a time, as often as wanted."""
+    @property
+    def n_passes(self) -> int:
+        """Image passes of the round."""
+        ...
+
+    def of(self, class_index: int) -> Iterator[tuple[Shard, Totals]]:
+        """Totals of a class's shards in order, read one at a time, as often as wanted."""
         ...
 
 
+Found = TypeVar("Found")
+
+
 @dataclass(frozen=True)
-class Round:
+class Round(Generic[Found]):
     """What a measure wants run before it goes on.
 
-    `so_far`: makes the finding and arrays of what earlier rounds found, for those who look while
-    the audit runs; None before there is anything to show. `n_passes_after`: image passes that are
-    expected to follow this round.
+    `n_passes_after`: image passes that are expected to follow this round. `so_far`: makes what the
+    measure would say if earlier rounds had been all, for those who look while the audit runs; None
+    before there is anything to show.
     """
 
     shards: Sequence[Shard]
     n_passes_after: int = 0
-    so_far: Callable[[], tuple[Finding, Arrays]] | None = None
+    so_far: Callable[[], Found] | None = None
 
 
-Found = TypeVar("Found")
-# Yields rounds, is sent each one's totals, and returns what it found.
-Rounds = Generator[Round, Done, Found]
+# Yields rounds, is sent each one when it is done, and returns what it found.
+Rounds = Generator[Round[Found], Done, Found]
 
 
 class Measure(_Runs, Protocol):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
-from shortcut_audit.results.settings import Response
+from shortcut_audit.results.settings import MapScore, SearchName
 from shortcut_audit.results.statistics import proportion_interval
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ClassSpectraFinding",
     "DominantFrequenciesFinding",
     "ExamplePrediction",
+    "Fidelity",
     "Finding",
     "Invitation",
     "InvitationsFinding",
@@ -262,18 +263,49 @@ class TruthFinding(Frozen):
     reason: str = ""
 
 
+class Fidelity(Frozen):
+    """How near a screened map comes to the exact one, by exact probes of a random sample of orbits.
+
+    The sample is probed on `n_images` of the class's search images and takes no part in the map.
+    `overlap`: share of the exact top share that the map's top share holds; `loss_mass`: importance that
+    the map's top share holds, over that of the exact top share; `rank_correlation`: Spearman, over the
+    sample weighted to stand for all orbits. None, with a `reason`, where it could not be measured.
+    """
+
+    rank_correlation: float | None
+    overlap: float | None
+    loss_mass: float | None
+    n_orbits: int
+    n_images: int
+    reason: str = ""
+
+
 class ClassMap(Frozen):
-    """The dominant-frequency map of one class."""
+    """The dominant-frequency map of one class.
+
+    `n_search`: images that the map rests on. `resolution`: what is ranked, `orbits`, `patches:SIDE` or
+    `tiles:RINGSxSECTORS`, and why where the tool chose. `n_images_enough`: search images a class that a
+    reliability of `reliable` would take, where this map has less and it can be said.
+    """
 
     class_name: str
     n_search: int
-    reliability: dict[Response, Reliability]
+    reliability: dict[MapScore, Reliability]
     n_orbits_kept: int
     kept_share: Annotated[float, Field(description="As found, members counted; not as asked for.")]
+    resolution: str = "orbits"
+    resolution_reason: str = ""
+    n_images_enough: int | None = None
+    fidelity: Annotated[Fidelity | None, Field(description="Of screened maps; exact ones need none.")] = None
 
 
 class DominantFrequenciesFinding(Frozen):
     """Importance of every orbit for every searched class, and the top share of each map.
+
+    `search`: the route that found it, with what it was set to (`search_settings`), why it was taken
+    where the user left it open (`search_reason`), and what cut it short (`stopped`). Its cost in image
+    passes: a forward pass of an image is 1, a backward pass 2 (`image_passes`; `backward_images` of
+    them went backward). `response`: what ranks; `joint` for searches that rank all orbits together.
 
     Arrays, all (n_searched_classes, n_orbits) in the order of `by_class`:
     `dominant_frequencies/importance/<response>`, `dominant_frequencies/rank` (1 = most important,
@@ -281,8 +313,13 @@ class DominantFrequenciesFinding(Frozen):
     """
 
     measure: Literal["dominant_frequencies"] = "dominant_frequencies"
-    search: Literal["exact"] = "exact"
-    response: Response
+    search: SearchName = "exact"
+    search_reason: str = ""
+    search_settings: dict[str, Any] = {}
+    stopped: str = ""
+    image_passes: int | None = None
+    backward_images: int = 0
+    response: MapScore
     by_class: tuple[ClassMap, ...]
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from shortcut_audit.errors import SettingsError
 
 __all__ = [
     "RESPONSES",
     "AuditSettings",
+    "Budget",
     "DataAuditSettings",
     "DataDomain",
     "DcPolicy",
+    "MapScore",
     "Response",
+    "SearchChoice",
+    "SearchName",
     "data_settings_from",
     "settings_from",
 ]
@@ -23,8 +28,42 @@ S = TypeVar("S", bound=BaseModel)
 
 Response = Literal["log-odds", "cross-entropy", "squared-logit-change"]
 RESPONSES: tuple[Response, ...] = ("log-odds", "cross-entropy", "squared-logit-change")
+# What a map ranks by: a response to removing single orbits, or what a joint search makes of them.
+MapScore = Literal["log-odds", "cross-entropy", "squared-logit-change", "joint"]
+SearchName = Literal["exact", "screened", "hierarchical", "learned"]
+SearchChoice = Literal["auto", "exact", "screened", "hierarchical", "learned"]
 DcPolicy = Literal["keep", "drop", "rank"]
 DataDomain = Literal["pixels", "normalized"]
+
+_BUDGET = re.compile(r"(?P<number>\d+(?:_\d+)*(?:\.\d+)?(?:e\d+)?)\s*(?P<unit>k|M|s|sec|min|h)?")
+_PASSES = {None: 1, "k": 1e3, "M": 1e6}
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
+
+
+class Budget(BaseModel):
+    """What a search may spend: image passes, or seconds of measuring; one of the two is set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    passes: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.passes:,} image passes" if self.passes is not None else f"{self.seconds:g} s"
+
+
+def _budget_of(value: Any) -> Any:
+    """A budget as it is written: 200000, 200k or 2M image passes; 90s, 10min or 2h."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    match = _BUDGET.fullmatch(value.strip())
+    amount = float(match["number"].replace("_", "")) if match else 0.0
+    if match is None or amount <= 0:
+        raise ValueError("a budget is image passes (200000, 200k, 2M) or time (90s, 10min, 2h)")
+    if match["unit"] in _PASSES:
+        return {"passes": max(1, round(amount * _PASSES[match["unit"]]))}
+    return {"seconds": amount * _SECONDS[match["unit"]]}
 
 
 class AuditSettings(BaseModel):
@@ -45,6 +84,41 @@ class AuditSettings(BaseModel):
         Response,
         Field(description="What removing an orbit is measured by, and orbits are ranked by."),
     ] = "log-odds"
+    search: Annotated[
+        SearchChoice,
+        Field(
+            description="How orbits are ranked: every one probed (exact), first order and then races"
+            " (screened), masks of patches (hierarchical), a mask by gradient descent (learned); auto"
+            " takes exact where it is cheap or the model has no gradient, else screened."
+        ),
+    ] = "auto"
+    budget: Annotated[
+        Budget | None,
+        BeforeValidator(_budget_of),
+        Field(description="Most a search may spend: image passes (200000, 2M) or time (90s, 10min)."),
+    ] = None
+    resolution: Annotated[
+        str,
+        Field(
+            description="What is ranked: orbits, patches:SIDE, tiles:RINGSxSECTORS; auto takes orbits,"
+            " and tiles where a map of orbits would not repeat."
+        ),
+    ] = "auto"
+    confidence: Annotated[
+        float,
+        Field(
+            gt=0.5, lt=1, description="Races of a screened search end once every orbit is in or out so surely."
+        ),
+    ] = 0.9
+    patch_sides: Annotated[
+        tuple[int, ...] | None,
+        Field(description="Hierarchical: side of the patches of each stage, in bins. [default: by size]"),
+    ] = None
+    candidates: Annotated[
+        tuple[int, ...] | None,
+        Field(description="Hierarchical: masks tried in each stage. [default: 1000, 2000, 4000, 8000]"),
+    ] = None
+    steps: Annotated[int, Field(ge=1, description="Learned: steps of gradient descent.")] = 200
     dc: Annotated[
         DcPolicy,
         Field(description="DC in filtered images: always kept, always dropped, or ranked."),
@@ -77,6 +151,13 @@ class AuditSettings(BaseModel):
     skip_unreadable: Annotated[
         bool, Field(description="Leave unreadable images out, and say so, instead of stopping.")
     ] = False
+
+    @field_validator("patch_sides", "candidates")
+    @classmethod
+    def _positive(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if values is not None and (not values or min(values) < 1):
+            raise ValueError("a list of numbers above 0, one a stage")
+        return values
 
 
 class DataAuditSettings(BaseModel):

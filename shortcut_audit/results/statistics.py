@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["auc_interval", "proportion_interval", "spearman", "spearman_brown", "split_half_correlation"]
+__all__ = [
+    "auc_interval",
+    "images_for_reliability",
+    "proportion_interval",
+    "spearman",
+    "spearman_brown",
+    "split_half_correlation",
+]
 
 
 def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -61,6 +69,23 @@ def spearman_brown(half_correlation: float) -> float:
     if half_correlation <= 0:
         return half_correlation
     return 2 * half_correlation / (1 + half_correlation)
+
+
+def images_for_reliability(found: float | None, n_images: int, target: float) -> int | None:
+    """Images that would carry a map from reliability `found`, at `n_images`, to `target`.
+
+    The Spearman-Brown formula the other way round: n * target (1 - found) / (found (1 - target)),
+    rounded up to two digits, because it is no more exact than that. None where the target is
+    reached already, or where nothing can be carried further: no reliability, or none above 0.
+
+    >>> images_for_reliability(0.5, 50, 0.8)
+    200
+    """
+    if found is None or found <= 0 or found >= target:
+        return None
+    needed = n_images * target * (1 - found) / (found * (1 - target))
+    step = 10 ** max(0, math.floor(math.log10(needed)) - 1)
+    return math.ceil(round(needed / step, 9)) * step
 
 
 def split_half_correlation(

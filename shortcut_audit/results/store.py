@@ -160,8 +160,9 @@ def load_result(folder: Path) -> AuditResult:
             f"{path} has format {found}; this version reads up to {FORMAT}.",
             "Upgrade shortcut-audit.",
         )
-    if found == 1:
-        # Format 2 added audits of data, and findings that format 1 cannot have.
+    if type(found) is int and found in (1, 2):
+        # Format 2 added audits of data, format 3 searches other than the exact one; what an older
+        # result cannot have has defaults that say so.
         content["format"] = FORMAT
     try:
         result = AuditResult.model_validate(content)

@@ -2,20 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from shortcut_audit.measures.interface import (
+    PASSES_PER_SHARD,
     Advance,
     Block,
+    Done,
+    Outline,
+    Round,
+    Rounds,
     Shard,
     Subject,
+    Totals,
     logits_in_batches,
     require_finite,
 )
+from shortcut_audit.measures.searches.folds import FoldSums, map_of, n_folds, totals_by_fold
+from shortcut_audit.measures.searches.interface import MEASURE, SearchOutcome
+from shortcut_audit.results.settings import AuditSettings, SearchName
 from shortcut_audit.measures.responses import RESPONSE_FUNCTIONS
 
-__all__ = ["n_exact_passes", "probe_orbits"]
+__all__ = ["ExactSearch", "n_exact_passes", "probe_orbits"]
+
+
+@dataclass(frozen=True)
+class ExactSearch:
+    """Every unit of every search image of a class is removed once; importance is the mean response.
+
+    Images come in layers, each as large as all before it, so that there is a map early, and a better
+    one whenever the images have doubled. Wang et al., ICCV 2023, section 3.
+    """
+
+    name: SearchName = "exact"
+    revision: int = 1
+
+    def relevant(self, settings: AuditSettings) -> dict[str, Any]:
+        return {
+            "domain": settings.domain,
+            "clip": settings.clip,
+            "resolution": "orbits" if settings.resolution == "auto" else settings.resolution,
+        }
+
+    def planned_passes(self, outline: Outline) -> int:
+        budget = outline.settings.budget
+        most = None if budget is None or budget.passes is None else budget.passes
+        return _passes_up_to(outline, _affordable(outline, most))
+
+    def rounds(self, outline: Outline) -> Rounds[SearchOutcome]:
+        budget = outline.settings.budget
+        all_images = _affordable(outline, None)
+        limit = _affordable(outline, budget.passes if budget is not None else None)
+        done: list[Done] = []
+        start, width = 0, outline.rows_per_block("search")
+        while start < limit:
+            stop = min(start + width, limit)
+            sent = yield Round(
+                shards=_layer(outline, start, stop),
+                n_passes_after=_passes_up_to(outline, limit) - _passes_up_to(outline, stop),
+                so_far=(lambda: _outcome(outline, done)) if start >= 2 else None,
+            )
+            done.append(sent)
+            start, width = stop, 2 * stop
+            if budget is not None and budget.seconds is not None:
+                spent = sum(each.seconds for each in done)
+                speed = sum(each.n_passes for each in done) / max(spent, 1e-9)
+                limit = _affordable(outline, round(speed * budget.seconds))
+        n_all, n_used = _passes_up_to(outline, all_images), _passes_up_to(outline, start)
+        stopped = (
+            f"the budget of {budget} ended it after {n_used:,} of {n_all:,} image passes"
+            if start < all_images and budget is not None
+            else ""
+        )
+        return _outcome(outline, done, stopped)
+
+    def run(self, shard: Shard, subject: Subject, block: Block, advance: Advance) -> Totals:
+        responses = probe_orbits(shard, subject, block, advance).cpu().double().numpy()
+        return totals_by_fold(
+            responses, shard.rows, subject.outline.search_rows[shard.class_index]
+        )
+
+
+def _outcome(outline: Outline, done: Sequence[Done], stopped: str = "") -> SearchOutcome:
+    by_class = []
+    for index in outline.searched:
+        start, stop = outline.search_rows[index]
+        shards = (item for each in done for item in each.of(index))
+        held = FoldSums.of(shards, n_folds(stop - start), outline.units.n_units)
+        by_class.append(map_of(outline, index, held))
+    return SearchOutcome(by_class=by_class, stopped=stopped)
+
+
+def _layer(outline: Outline, start: int, stop: int) -> list[Shard]:
+    """Shards over the images `start` to `stop` of every searched class, as far as it has them."""
+    step = outline.rows_per_block("search")
+    shards = []
+    for index in outline.searched:
+        first, last = outline.search_rows[index]
+        end = min(first + stop, last)
+        for row in range(first + start, end, step):
+            rows = (row, min(row + step, end))
+            shards += [
+                Shard(
+                    measure=MEASURE,
+                    split="search",
+                    class_index=index,
+                    rows=rows,
+                    orbits=units,
+                    n_passes=n_exact_passes(rows[1] - rows[0], units[1] - units[0]),
+                )
+                for units in _slices(outline.units.n_units)
+            ]
+    return shards
+
+
+def _affordable(outline: Outline, passes: int | None) -> int:
+    """Images of every class, as far as it has them, that `passes` pay for; None pays for all."""
+    sizes = [stop - start for start, stop in (outline.search_rows[i] for i in outline.searched)]
+    most = max(sizes)
+    if passes is None:
+        return most
+    per_image = _passes_per_image(outline)
+    # Cheap to count, and right where classes differ in size.
+    affordable = (n for n in range(most, 0, -1) if sum(min(n, s) for s in sizes) * per_image <= passes)
+    return next(affordable, 0)
+
+
+def _passes_up_to(outline: Outline, n_images: int) -> int:
+    sizes = [stop - start for start, stop in (outline.search_rows[i] for i in outline.searched)]
+    return sum(min(n_images, size) for size in sizes) * _passes_per_image(outline)
+
+
+def _passes_per_image(outline: Outline) -> int:
+    """Probes of all units, and a clean pass for each slice of them."""
+    return outline.units.n_units + len(_slices(outline.units.n_units))
+
+
+def _slices(n_units: int) -> list[tuple[int, int]]:
+    """Equal ranges of units, each within one shard."""
+    n_slices = -(-n_units // PASSES_PER_SHARD)
+    edges = [round(n_units * number / n_slices) for number in range(n_slices + 1)]
+    return list(pairwise(edges))
 
 
 def n_exact_passes(n_images: int, n_orbits: int) -> int:
