@@ -48,52 +48,65 @@ class OrbitWaves:
     t = 2 pi (uy/H + vx/W) and m the number of members. e^{it} is a product of a factor of y and
     a factor of x, so two small tables serve every orbit of any image size.
 
-    `rows_table` (H, H) complex: e^{2 pi i u y / H}; `cos_table`, `sin_table` (W//2+1, W) real.
+    `row_phase` (H, H) complex: e^{2 pi i u y / H}; `column_phase` (W//2+1, W): e^{2 pi i v x / W}.
     """
 
     grid: FrequencyGrid
     row_of: Tensor
     column_of: Tensor
     scale: Tensor
-    rows_table: Tensor
-    cos_table: Tensor
-    sin_table: Tensor
+    row_phase: Tensor
+    column_phase: Tensor
 
     @classmethod
     def build(cls, grid: FrequencyGrid, device: torch.device, dtype: torch.dtype) -> OrbitWaves:
         """Tables for `grid` on `device`; phases are taken exactly, in integers modulo the size."""
         height, width = grid.height, grid.width
-        y_phase = np.outer(np.arange(height), np.arange(height)) % height * (2 * math.pi / height)
-        x_cycles = np.outer(np.arange(grid.n_half_columns), np.arange(width)) % width
-        x_phase = x_cycles * (2 * math.pi / width)
         complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
         return cls(
             grid=grid,
             row_of=torch.from_numpy(grid.rows).to(device),
             column_of=torch.from_numpy(grid.columns).to(device),
             scale=torch.from_numpy(grid.members / (height * width)).to(device, dtype),
-            rows_table=torch.from_numpy(np.exp(1j * y_phase)).to(device, complex_dtype),
-            cos_table=torch.from_numpy(np.cos(x_phase)).to(device, dtype),
-            sin_table=torch.from_numpy(np.sin(x_phase)).to(device, dtype),
+            row_phase=_phase_table(height, height).to(device, complex_dtype),
+            column_phase=_phase_table(grid.n_half_columns, width).to(device, complex_dtype),
         )
 
-    def coefficients(self, spectrum: Tensor) -> Tensor:
-        """Wave coefficients m/(HW) X, (n, n_orbits, C), of spectra (n, C, H, W//2+1).
+    def coefficients(self, spectrum: Tensor, images: Tensor, orbits: Tensor) -> Tensor:
+        """Wave coefficients m/(HW) X of each probe, (P, C) complex.
 
-        Channels come last so that the coefficients of one probe lie together.
+        `spectrum` (n, C, H, W//2+1); `images`, `orbits` (P,) integers: image and orbit of each probe.
         """
-        by_orbit = spectrum[..., self.row_of, self.column_of] * self.scale
-        return by_orbit.transpose(1, 2).contiguous()
+        found = spectrum[images, :, self.row_of[orbits], self.column_of[orbits]]
+        return found * self.scale[orbits][:, None]
 
-    def remove(self, pixels: Tensor, coefficients: Tensor, images: Tensor, orbits: Tensor) -> Tensor:
-        """One image per probe, with that probe's orbit removed.
+    def subtract_(self, pixels: Tensor, coefficients: Tensor, orbits: Tensor) -> None:
+        """Subtract from each of `pixels` (B, C, H, W) its own wave, in place.
 
-        `pixels` (n, C, H, W); `coefficients` (n, n_orbits, C) of the same images; `images`,
-        `orbits` (B,) integers: image and orbit of each probe. Returns a fresh (B, C, H, W).
+        `coefficients` (B, C) as from `coefficients`, `orbits` (B,). The memory of `pixels` is dense,
+        in torch's contiguous or channels-last order.
         """
-        wave = coefficients[images, orbits][:, :, None] * self.rows_table[self.row_of[orbits]][:, None]
-        columns = self.column_of[orbits]
-        left = pixels[images]
-        left.addcmul_(wave.real[..., None], self.cos_table[columns][:, None, None, :], value=-1)
-        left.addcmul_(wave.imag[..., None], self.sin_table[columns][:, None, None, :])
-        return left
+        y_phase = self.row_phase[self.row_of[orbits]]
+        x_phase = self.column_phase[self.column_of[orbits]]
+        if pixels.is_contiguous(memory_format=torch.channels_last):
+            # Columns and channels lie side by side: one long vector for every row of the image.
+            n_images, channels, height, width = pixels.shape
+            rows = pixels.permute(0, 2, 3, 1).view(n_images, height, width * channels)
+            wave = _parts(x_phase[:, :, None] * coefficients[:, None, :]).view(n_images, 2, 1, -1)
+            rows.addcmul_(y_phase.real[:, :, None], wave[:, 0], value=-1)
+            rows.addcmul_(y_phase.imag[:, :, None], wave[:, 1])
+        else:
+            wave = coefficients[:, :, None] * y_phase[:, None, :]
+            columns = _parts(x_phase)
+            pixels.addcmul_(wave.real[..., None], columns[:, 0, None, None], value=-1)
+            pixels.addcmul_(wave.imag[..., None], columns[:, 1, None, None])
+
+
+def _phase_table(n_frequencies: int, size: int) -> Tensor:
+    cycles = np.outer(np.arange(n_frequencies), np.arange(size)) % size
+    return torch.from_numpy(np.exp(1j * cycles * (2 * math.pi / size)))
+
+
+def _parts(values: Tensor) -> Tensor:
+    """Real and imaginary parts (B, 2, ...) of `values` (B, ...), each dense, for fast arithmetic."""
+    return torch.stack([values.real, values.imag], dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shortcut_audit.results.settings import Response
 
-__all__ = ["RESPONSE_FUNCTIONS", "cross_entropy", "log_odds"]
+__all__ = ["RESPONSE_FUNCTIONS", "all_responses", "cross_entropy", "log_odds"]
 
 
 def log_odds(logits: Tensor, output: int) -> Tensor:
@@ -50,3 +50,21 @@ RESPONSE_FUNCTIONS: dict[Response, Callable[[Tensor, Tensor, int], Tensor]] = {
     "cross-entropy": loss_increase,
     "squared-logit-change": squared_logit_change,
 }
+
+
+def all_responses(filtered: Tensor, clean: Tensor, images: Tensor, output: int) -> Tensor:
+    """Every response of many probes at once, (n_responses, P), in the order of `RESPONSE_FUNCTIONS`.
+
+    `filtered` (P, K) logits; `clean` (n, K) logits of the images as they are; `images` (P,): the
+    image of each probe. The cross-entropy is log(1 + e^-x) of the log-odds x, so that one sum over
+    the classes serves both.
+    """
+    odds, clean_odds = log_odds(filtered, output), log_odds(clean, output)
+    loss, clean_loss = (torch.logaddexp(-x, torch.zeros_like(x)) for x in (odds, clean_odds))
+    change = filtered - clean[images]
+    by_response = {
+        "log-odds": clean_odds[images] - odds,
+        "cross-entropy": loss - clean_loss[images],
+        "squared-logit-change": torch.linalg.vecdot(change, change),
+    }
+    return torch.stack([by_response[response] for response in RESPONSE_FUNCTIONS])

@@ -24,10 +24,10 @@ from shortcut_audit.measures.interface import (
     logits_in_batches,
     require_finite,
 )
+from shortcut_audit.measures.probing import probe_groups, probe_pairs
 from shortcut_audit.measures.searches.folds import FoldSums, map_of, n_folds, totals_by_fold
 from shortcut_audit.measures.searches.interface import MEASURE, SearchOutcome
 from shortcut_audit.results.settings import AuditSettings, SearchName
-from shortcut_audit.measures.responses import RESPONSE_FUNCTIONS
 
 __all__ = ["ExactSearch", "n_exact_passes", "probe_orbits"]
 
@@ -84,9 +84,7 @@ class ExactSearch:
 
     def run(self, shard: Shard, subject: Subject, block: Block, advance: Advance) -> Totals:
         responses = probe_orbits(shard, subject, block, advance).cpu().double().numpy()
-        return totals_by_fold(
-            responses, shard.rows, subject.outline.search_rows[shard.class_index]
-        )
+        return totals_by_fold(responses, shard.rows, subject.outline.search_rows[shard.class_index])
 
 
 def _outcome(outline: Outline, done: Sequence[Done], stopped: str = "") -> SearchOutcome:
@@ -157,30 +155,30 @@ def n_exact_passes(n_images: int, n_orbits: int) -> int:
 
 
 def probe_orbits(shard: Shard, subject: Subject, block: Block, advance: Advance) -> Tensor:
-    """Responses (n_responses, n_images, n_orbits of the shard) to removing each orbit alone.
+    """Responses (n_responses, n_images, n_units of the shard) to removing each unit alone.
 
     Probes are numbered image by image and cut into full batches across images, whatever the
-    number of orbits. The FFT of the block was taken once; a probe costs a subtraction.
+    number of units. The FFT of the block was taken once; to remove an orbit costs a subtraction.
     """
     output = subject.output_of(shard.class_index)
     clean = logits_in_batches(subject, block.images, advance)
     require_finite(clean, subject, shard.rows, "")
     first, last = shard.orbits
-    n_orbits = last - first
-    coefficients = subject.waves.coefficients(block.spectrum)
     device = block.images.device
-    n_probes = shard.n_images * n_orbits
-    responses = clean.new_empty(len(RESPONSE_FUNCTIONS), n_probes)
-    for start in range(0, n_probes, subject.batch_size):
-        stop = min(start + subject.batch_size, n_probes)
-        probes = torch.arange(start, stop, device=device)
-        images, orbits = probes // n_orbits, first + probes % n_orbits
-        filtered = subject.waves.remove(block.images, coefficients, images, orbits)
-        logits = subject.logits(filtered)
-        for row, response in enumerate(RESPONSE_FUNCTIONS.values()):
-            responses[row, start:stop] = response(logits, clean[images], output)
-        advance(stop - start)
-    responses = responses.reshape(len(RESPONSE_FUNCTIONS), shard.n_images, n_orbits)
+    images = torch.arange(shard.n_images, device=device).repeat_interleave(last - first)
+    units = torch.arange(first, last, device=device).repeat(shard.n_images)
+    partition = subject.outline.units
+    if partition.single:
+        responses = probe_pairs(subject, block, clean, images, units, output, advance)
+    else:
+        unit_of_orbit = torch.from_numpy(partition.unit_of_orbit).to(device)
+        unit_of_bin = unit_of_orbit[torch.from_numpy(subject.grid.orbit_of_bin).to(device)]
+
+        def bins_of(chosen: Tensor) -> Tensor:
+            return unit_of_bin == chosen[:, None, None]
+
+        responses = probe_groups(subject, block, clean, images, units, bins_of, output, advance)
+    responses = responses.reshape(len(responses), shard.n_images, last - first)
     # Checked once a shard: looking at every batch would make a GPU wait for the CPU.
-    require_finite(responses.transpose(0, 1), subject, shard.rows, " with an orbit removed")
+    require_finite(responses.transpose(0, 1), subject, shard.rows, " with waves removed")
     return responses
