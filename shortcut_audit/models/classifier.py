@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from kornia.enhance import Normalize
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from shortcut_audit.errors import LogitsError, ModelError, SettingsError
+from shortcut_audit.errors import AuditError, LogitsError, ModelError, SettingsError
+from shortcut_audit.models.as_found import MODULE_FIELDS, as_found, shed_inference_tensors
 from shortcut_audit.models.fingerprint import Fingerprint
+from shortcut_audit.models.onnx import OnnxNetwork
 from shortcut_audit.results.provenance import Preprocessing
 
 __all__ = [
@@ -23,10 +26,9 @@ __all__ = [
     "pick_device",
     "seeded",
     "weights_digest",
+    "why_no_gradient",
 ]
 
-# What every module has: weights, children and hooks, which are looked after by name.
-_MODULE_FIELDS = frozenset(vars(nn.Module()))
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -90,6 +92,19 @@ class Classifier:
         """
         return self.answer(self.normalize(pixels))
 
+    @contextmanager
+    def gradients(self) -> Iterator[None]:
+        """Gradients of logits with respect to pixels can be taken inside, although an audit runs
+        under inference mode: `torch.autograd.grad(classifier(x)[:, k].sum(), x)`.
+
+        Autograd takes no tensor that was made under inference mode: clone inside the block what
+        comes from outside (`x = pixels.clone().requires_grad_()`). Not every model has gradients
+        (`why_no_gradient`).
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            shed_inference_tensors(self.network)
+            yield
+
     def answer(self, normalized: Tensor) -> Tensor:
         """Logits (B, K) of images that are normalised already."""
         inputs = normalized.contiguous(memory_format=self.layout)
@@ -99,6 +114,8 @@ class Classifier:
             else:
                 with torch.autocast(self.device.type, self.autocast):
                     logits = self.network(inputs)
+        except AuditError:  # of a model of ours, which says what is wrong itself
+            raise
         except Exception as error:  # a user's model may raise anything
             if is_out_of_memory(error):
                 raise
@@ -160,9 +177,10 @@ def borrowed(
 ) -> Iterator[Classifier]:
     """A classifier over `network` for the length of a `with` block.
 
-    Inside, the network is in eval mode, on `device`, in `layout` and under inference mode;
-    afterwards mode, weights (the very tensors, where they were), attributes (caches and counters
-    too), gradients and random state are as before, also after an exception. `seed` fixes what a
+    Inside, the network is in eval mode, on `device`, in `layout` and under inference mode, and no
+    weight of it asks for a gradient (`Classifier.gradients` gives those of the pixels); afterwards
+    mode, weights (the very tensors, where they were), their flags and gradients, attributes (caches
+    and counters too) and random state are as before, also after an exception. `seed` fixes what a
     model draws by itself.
     """
     half = _HALF.get(dtype)
@@ -171,29 +189,28 @@ def borrowed(
             "float16 does not run on a CPU.", "Use `--dtype float32` (or bfloat16) there."
         )
     precision = torch.float64 if dtype == "float64" else torch.float32
-    modes = {m: m.training for m in network.modules() if hasattr(m, "training")}
-    attributes = [_Attributes.of(module) for module in network.modules()]
-    tensors = [*network.parameters(), *network.buffers()]
-    homes = [tensor.data for tensor in tensors]
-    # A scripted module shows its buffers through a view of torch's own, and swaps none of them.
-    buffers = [(m, dict(m._buffers)) for m in network.modules() if isinstance(m._buffers, dict)]
     with ExitStack() as stack:
         stack.enter_context(seeded(seed, device))
-        for held in attributes:
-            stack.callback(held.restore)
-        stack.callback(_give_back, modes, tensors, homes, buffers)
-        network.eval()
-        for parameter in network.parameters():
-            parameter.data = _settled(parameter.data, device, precision, layout)
-        for buffer in network.buffers():
-            # Cloned: a model may count its calls in a buffer, in place.
-            buffer.data = _settled(buffer.data, device, precision, layout).clone()
-        mean = torch.tensor(preprocessing.mean, device=device, dtype=precision)
-        std = torch.tensor(preprocessing.std, device=device, dtype=precision)
+        stack.enter_context(as_found(network))
+        # Whatever mode the caller is in: autograd takes no tensor made under inference mode.
+        with torch.inference_mode(False):
+            network.eval()
+            shed_inference_tensors(network)
+            for parameter in network.parameters():
+                parameter.data = _settled(parameter.data, device, precision, layout)
+            for buffer in network.buffers():
+                # Cloned: a model may count its calls in a buffer, in place.
+                buffer.data = _settled(buffer.data, device, precision, layout).clone()
+            for tensor in (*network.parameters(), *network.buffers()):
+                if tensor.is_leaf:
+                    tensor.requires_grad_(False)
+            mean = torch.tensor(preprocessing.mean, device=device, dtype=precision)
+            std = torch.tensor(preprocessing.std, device=device, dtype=precision)
+            normalize = Normalize(mean, std).to(device)
         stack.enter_context(torch.inference_mode())
         yield Classifier(
             network=network,
-            normalize=Normalize(mean, std).to(device),
+            normalize=normalize,
             device=device,
             dtype=precision,
             autocast=half,
@@ -201,32 +218,6 @@ def borrowed(
             std=std,
             layout=layout,
         )
-
-
-@dataclass(frozen=True)
-class _Attributes:
-    """The plain attributes of a module: models keep caches and counters there, also in eval mode."""
-
-    module: nn.Module
-    held: dict[str, Any]
-    content: dict[str, Any]
-
-    @classmethod
-    def of(cls, module: nn.Module) -> _Attributes:
-        plain = {k: v for k, v in vars(module).items() if k not in _MODULE_FIELDS}
-        # Containers change in place; their content is held beside the reference.
-        content = {k: v.copy() for k, v in plain.items() if type(v) in (dict, list, set)}
-        return cls(module, plain, content)
-
-    def restore(self) -> None:
-        now = vars(self.module)
-        for name in [k for k in now if k not in self.held and k not in _MODULE_FIELDS]:
-            del now[name]
-        for name, value in self.held.items():
-            if name in self.content:
-                value.clear()
-                (value.extend if isinstance(value, list) else value.update)(self.content[name])
-            now[name] = value
 
 
 def _settled(
@@ -237,20 +228,73 @@ def _settled(
     return moved.contiguous(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)
 
 
-def _give_back(
-    modes: dict[nn.Module, bool],
-    tensors: list[Tensor],
-    homes: list[Tensor],
-    buffers: list[tuple[nn.Module, dict[str, Tensor | None]]],
-) -> None:
-    for module, held in buffers:
-        for name in set(module._buffers) - set(held):
-            del module._buffers[name]
-        module._buffers.update(held)
-    for tensor, home in zip(tensors, homes, strict=True):
-        tensor.data = home
-    for module, training in modes.items():
-        module.training = training
+def why_no_gradient(classifier: Classifier, shape: tuple[int, int, int]) -> str:
+    """Why no gradient of the logits with respect to the pixels can be taken; "" where it can.
+
+    `shape`: (C, H, W) of the images to come. A real backward pass is made on two images that are
+    not constant, in the classifier's precision, through a random mixture of all logits. Gradients
+    that are exactly zero everywhere count as none: nothing could be told from them. The answer is
+    one plain clause; the model and the random state are left as they are.
+    """
+    reasons = (getattr(module, "forward_only", None) for module in classifier.network.modules())
+    stated = next((reason for reason in reasons if isinstance(reason, str)), None)
+    if stated is not None:
+        return stated
+    with seeded(0, classifier.device), as_found(classifier.network), classifier.gradients():
+        for buffer in classifier.network.buffers():
+            buffer.data = buffer.data.clone()
+        try:
+            return _gradient_fault(classifier, shape)
+        except Exception as error:  # a user's model may raise anything
+            if is_out_of_memory(error):
+                return "memory does not hold its backward pass"
+            cause = error.__cause__ if isinstance(error, ModelError) and error.__cause__ else error
+            if "numpy() on" in str(cause):
+                return "it answers through numpy, which keeps no gradient"
+            told = str(cause).strip().splitlines()[0].rstrip(".") if str(cause).strip() else ""
+            return f"its gradient fails with {type(cause).__name__}" + (f": {told}" if told else "")
+
+
+def _gradient_fault(classifier: Classifier, shape: tuple[int, int, int]) -> str:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand((2, *shape), generator=generator, dtype=torch.float64)
+    pixels = noise.to(classifier.device, classifier.dtype).requires_grad_()
+    logits = classifier(pixels)
+    cut_off = "its answer does not depend on the pixels through differentiable steps: "
+    if not logits.requires_grad:
+        if _runs_without_autograd(classifier, pixels):
+            return "its forward runs without autograd (torch.no_grad or torch.inference_mode)"
+        return f"{cut_off}they are cut off by detach, a rounding, an index or another library"
+    mixture = torch.rand(logits.shape, generator=generator).to(logits) + 0.5
+    (gradient,) = torch.autograd.grad((logits * mixture).sum(), pixels, allow_unused=True)
+    if gradient is None:
+        return f"{cut_off}they are cut off by detach, a rounding, an index or another library"
+    if not bool(torch.isfinite(gradient).all()):
+        return "its gradient has NaN or infinite values"
+    return "" if bool(gradient.any()) else f"{cut_off}the gradient of every logit is exactly zero"
+
+
+class _ModesSeen(TorchFunctionMode):
+    """Notes whether any function of torch was called with autograd off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.autograd_was_off = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+            self.autograd_was_off = True
+        return func(*args, **(kwargs or {}))
+
+
+def _runs_without_autograd(classifier: Classifier, pixels: Tensor) -> bool:
+    modes = _ModesSeen()
+    with modes:
+        classifier(pixels)
+    return modes.autograd_was_off
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -259,8 +303,21 @@ def weights_digest(network: nn.Module) -> str:
     Parameters and buffers (also those outside the state dict), the module tree with its plain
     attributes and forward hooks, and the compiled code of every module class that is neither
     torch's nor timm's (whose versions are part of each shard's key), with the user's own functions
-    and constants that this code names. Raises ModelError for layers that have no weights yet.
+    and constants that this code names. Of an ONNX graph: that of its file. Raises ModelError for
+    layers that have no weights yet.
     """
+    if isinstance(network, OnnxNetwork):
+        return network.file_digest
+    fingerprint = Fingerprint()
+    taken: set[nn.Module] = set()
+    # A module may hold others beside its children, in a list of its own or in a hook.
+    while left := [m for m in (network, *fingerprint.modules) if m not in taken]:
+        _take(fingerprint, left[0], taken)
+    return fingerprint.digest()
+
+
+def _take(fingerprint: Fingerprint, network: nn.Module, taken: set[nn.Module]) -> None:
+    """Add a network with its children to a fingerprint, and to what is taken."""
     tensors = [*network.parameters(), *network.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise ModelError(
@@ -272,9 +329,12 @@ def weights_digest(network: nn.Module) -> str:
             "The model has lazy layers that were never called, and so no weights yet.",
             "Load its weights, or call it once on a batch of the right shape.",
         )
-    fingerprint = Fingerprint()
     for name, module in network.named_modules():
+        taken.add(module)
         fingerprint.text(f"{name} {module.extra_repr()}")
+        if isinstance(module, OnnxNetwork):
+            fingerprint.text(module.file_digest)
+            continue
         fingerprint.value(type(module), "class")
         for key, value in sorted(vars(module).items()):
             if key not in _NO_SETTINGS:
@@ -285,12 +345,11 @@ def weights_digest(network: nn.Module) -> str:
             fingerprint.text(str(module.code))
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         fingerprint.value(tensor, name)
-    return fingerprint.digest()
 
 
 # What every module has; the weights and children among them are walked by name. And the records
 # that timm keeps of a model's origin: the preprocessing taken from them has its own key.
-_NO_SETTINGS = {*_MODULE_FIELDS, "pretrained_cfg", "default_cfg", "_model_args"}
+_NO_SETTINGS = {*MODULE_FIELDS, "pretrained_cfg", "default_cfg", "_model_args"}
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -299,8 +358,10 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def first_layer_channels(network: nn.Module) -> int | None:
-    """Image channels that the first convolution takes; None without a convolution."""
+    """Image channels that the first convolution (or ONNX graph) takes; None where nothing says it."""
     for module in network.modules():
+        if isinstance(module, OnnxNetwork):
+            return module.image_shape[0]
         if isinstance(module, nn.Conv2d):
             return int(module.in_channels)
     return None

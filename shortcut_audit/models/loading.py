@@ -1,4 +1,4 @@
-"""Loads classifiers: timm names, the Hugging Face hub, folders, weights files, a user's own factory."""
+"""Loads classifiers: timm names, the Hugging Face hub, folders, weights and ONNX files, own factories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from timm.models import load_state_dict
 from torch import nn
 
 from shortcut_audit.errors import ModelError, SettingsError
+from shortcut_audit.models.callables import CallableNetwork, as_network
 from shortcut_audit.models.classifier import first_layer_channels, seeded
+from shortcut_audit.models.onnx import OnnxNetwork, onnx_config
 from shortcut_audit.results.provenance import Preprocessing
 
 __all__ = ["LoadedModel", "ModelRequest", "load_model", "preprocessing_of"]
@@ -70,29 +72,41 @@ def load_model(request: ModelRequest) -> LoadedModel:
     - `FILE.safetensors|.pt|.pth|.th`: weights of `request.arch` (a timm name or a factory), read
       with `weights_only`; a pickle that would run code is refused, without a second try.
     - `package.module:factory` or `path/to/file.py:factory`: a function that returns a
-      `torch.nn.Module`, with `request.checkpoint` for its weights.
+      `torch.nn.Module`, with `request.checkpoint` for its weights; or that returns a function from
+      images to logits (see `CallableNetwork`).
+    - `FILE.onnx`: a graph that onnxruntime runs (see `OnnxNetwork`).
 
     Raises ModelError, in one sentence, for everything that can go wrong.
     """
     spec = request.spec
     is_timm = spec.startswith(("timm:", *_HUB_PREFIXES))
     is_weights = not is_timm and Path(spec).suffix in _WEIGHTS
-    _refuse_idle_options(request, is_weights, is_factory=not is_timm and not is_weights and ":" in spec)
+    is_onnx = not is_timm and Path(spec).suffix == ".onnx"
+    is_factory = not (is_timm or is_weights or is_onnx) and ":" in spec
+    _refuse_idle_options(request, is_weights, is_factory=is_factory)
     if is_timm:
         return _from_timm(spec.removeprefix("timm:"), request, pretrained=request.pretrained)
     if is_weights:
         return _from_weights_file(Path(spec), request)
-    if ":" in spec:
+    if is_onnx:
+        network = OnnxNetwork(Path(spec))
+        return LoadedModel(network, spec, Path(spec).stem, onnx_config(network))
+    if is_factory:
         loaded = _from_factory(spec, request)
         if request.checkpoint is not None:
+            if isinstance(loaded.network, CallableNetwork):
+                raise ModelError(
+                    f"{spec} returns a function, which takes no weights from --checkpoint.",
+                    "Load them in the factory, or return a torch.nn.Module.",
+                )
             load_weights(loaded.network, request.checkpoint)
         return loaded
     if timm.is_model(spec.split(".")[0]):
         return _from_timm(spec, request, pretrained=request.pretrained)
     raise ModelError(
         f"No model is named {spec!r}.{_similar(spec)}",
-        "Name one as timm:NAME, hf-hub:ORG/NAME, local-dir:DIR, a weights file with --arch, or"
-        " package.module:factory.",
+        "Name one as timm:NAME, hf-hub:ORG/NAME, local-dir:DIR, a weights file with --arch, FILE.onnx,"
+        " or package.module:factory.",
     )
 
 
@@ -179,17 +193,13 @@ def _from_factory(spec: str, request: ModelRequest) -> LoadedModel:
         options["num_classes"] = request.n_classes
     try:
         with seeded(request.seed):
-            network = factory(**options)
+            made = factory(**options)
     except (Exception, SystemExit) as error:  # anything may go wrong in a user's own code
         raise ModelError(
             f"{spec} failed: {type(error).__name__}: {_one_line(error)}",
-            "The factory must work without arguments (or with num_classes).",
+            "The factory must work without arguments (or with num_classes), and return the model.",
         ) from error
-    if not isinstance(network, nn.Module):
-        raise ModelError(
-            f"{spec} returns a value of type {type(network).__name__}, not a torch.nn.Module.",
-            "Return the model itself.",
-        )
+    network = as_network(made, f"{spec} returns")
     config = getattr(network, "pretrained_cfg", None)
     return LoadedModel(network, spec, name, dict(config) if config else None)
 
@@ -421,5 +431,11 @@ def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[f
 
 
 def _source(stated: Mapping[str, Any], *, own: bool) -> str:
-    record = "the model's own record" if stated else "nobody: pixels in [0,1], not normalised"
+    nothing = "pixels in [0,1], not normalised"
+    size_alone = f"the model's own record of its size; else nobody: {nothing}"
+    record = (
+        ("the model's own record" if stated.get("mean") else size_alone)
+        if stated
+        else f"nobody: {nothing}"
+    )
     return f"the user, and else {record}" if own else record

@@ -1,17 +1,18 @@
-"""The library call: audit any torch module on any labelled images."""
+"""The library call: audit any torch module or function on any labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shortcut_audit.data.datasets import source_from
 from shortcut_audit.data.sources import ImageSource, open_source
-from shortcut_audit.errors import DataError, ModelError, SettingsError
+from shortcut_audit.errors import DataError, SettingsError
+from shortcut_audit.models.callables import as_network, function_name
 from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.settings import settings_from
@@ -23,7 +24,7 @@ __all__ = ["audit"]
 
 
 def audit(
-    model: nn.Module,
+    model: nn.Module | Callable[[Tensor], Any],
     images: Any,
     *,
     class_names: Sequence[str] | None = None,
@@ -38,7 +39,9 @@ def audit(
 ) -> AuditResult:
     """Audit `model` for frequency shortcuts on labelled `images`.
 
-    `model`: any `torch.nn.Module` from (B, C, H, W) to logits (B, K); it is left as it was found.
+    `model`: any `torch.nn.Module` from (B, C, H, W) to logits (B, K), left as it was found; or a
+    plain function of such a tensor that answers with a tensor or a numpy array (`CallableNetwork`
+    says what of it is part of a kept run's keys).
     `images`: a Dataset, a DataLoader, any iterable of (image, label) or of batches of them, or what
     the command line takes (a folder, an .npz file). Pixels are uint8, or floats in [0,1].
 
@@ -60,11 +63,8 @@ def audit(
     >>> list(result.table("classes")["class"])
     ['0', '1']
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"The model is a {type(model).__name__}, not a torch.nn.Module.",
-            "Wrap a plain function in a module whose forward calls it.",
-        )
+    network = as_network(model, "The model is")
+    name = function_name(network)
     checked = settings_from(settings)
     means, stds = _moments(mean), _moments(std)
     # Iterating a DataLoader draws from torch's random state.
@@ -73,9 +73,9 @@ def audit(
     known = find_truth(str(images)) if isinstance(images, str | Path) else None
     record = getattr(model, "pretrained_cfg", None)
     loaded = LoadedModel(
-        network=model,
-        spec=f"torch.nn.Module ({type(model).__qualname__})",
-        architecture=type(model).__qualname__,
+        network=network,
+        spec=f"torch.nn.Module ({type(model).__qualname__})" if name is None else f"function ({name})",
+        architecture=name or type(model).__qualname__,
         config=dict(record) if isinstance(record, dict) and record else None,
     )
     request = AuditRequest(

@@ -348,8 +348,8 @@ def test_checkpoint_gives_a_factory_its_weights(tmp_path: Path, ending: str) -> 
     ("name", "message"),
     [
         ("fails", "fails failed: RuntimeError: first line."),
-        ("number", "number returns a value of type int, not a torch.nn.Module."),
-        ("Empty", "Empty returns a value of type Empty, not a torch.nn.Module."),
+        ("number", "number returns a value of type int, not a torch.nn.Module or a function from"),
+        ("Empty", "Empty returns a value of type Empty, not a torch.nn.Module or a function from"),
         ("picky", "picky failed: TypeError"),
         ("stops", "stops failed: SystemExit: usage: net.py."),
         ("not_callable", "has no function 'not_callable'"),
