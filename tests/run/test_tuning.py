@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch import nn
 
 import shortcut_audit as sa
 from shortcut_audit.errors import SettingsError
+from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.models.classifier import Classifier, borrowed, is_out_of_memory
 from shortcut_audit.results.provenance import Preprocessing
 from shortcut_audit.run import tuning
-from shortcut_audit.run.tuning import tune_batch_size
+from shortcut_audit.run.tuning import compiled_if_it_pays, tune_batch_size
 
 PREPROCESSING = Preprocessing(
     channels=1, height=6, width=6, geometry="as they are", mean=(0.0,), std=(1.0,), source="test"
@@ -48,6 +50,43 @@ def test_the_smallest_of_the_fastest_wins(
     speeds({8: 50, 16: 90, 32: 98, 48: 100, 64: 100.2, 96: 80, 128: 70, 192: 500}, monkeypatch)
     choice = tune_batch_size(classifier, IMAGE, "digest", at_most=10**6)
     assert (choice.batch_size, choice.images_per_second) == (48, 100)
+
+
+def test_a_lucky_first_timing_does_not_decide(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: set[int] = set()
+    turns: list[int] = []
+
+    def timing(classifier: Classifier, image: torch.Tensor, batch_size: int, seconds: float) -> float:
+        true = {16: 100.0, 32: 90.0}.get(batch_size, 40.0)
+        if batch_size in first:
+            turns.append(batch_size)
+            # The machine grows busier; sizes in turn suffer alike.
+            return true * 0.97 ** (len(turns) // 2)
+        first.add(batch_size)
+        return {16: 97.0, 32: 103.0}.get(batch_size, true)
+
+    monkeypatch.setattr(tuning, "measure_batch", timing)
+    assert tune_batch_size(classifier, IMAGE, "digest", at_most=10**6).batch_size == 16
+    assert turns == [16, 32] * (len(turns) // 2)
+    assert len(turns) >= 6
+
+
+def test_a_timing_runs_the_probes_of_a_search(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.rand(1, 6, 7)
+    seen: list[torch.Tensor] = []
+    classifier.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    speed = tuning.measure_batch(classifier, image, 5, seconds=0.01)
+    assert speed > 0
+    assert {len(batch) for batch in seen} == {1, 5}
+    # Each image lacks a wave of its own: the next orbit in the grid's order.
+    gone = torch.fft.rfft2(image - next(batch for batch in seen if len(batch) == 5)).abs() > 1e-4
+    orbit_of_bin = torch.from_numpy(FrequencyGrid(6, 7).orbit_of_bin)
+    for orbit, bins in enumerate(gone[:, 0]):
+        assert torch.equal(bins, orbit_of_bin == orbit)
 
 
 def test_it_stops_where_memory_ends(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +137,90 @@ def test_other_errors_of_the_model_are_not_mistaken_for_memory(
     monkeypatch.setattr(tuning, "measure_batch", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         tune_batch_size(classifier, IMAGE, "digest", at_most=10**6)
+
+
+class Doubling(nn.Module):
+    """Stands in for a compiled network."""
+
+    def __init__(self, network: nn.Module, offset: float = 0.0) -> None:
+        super().__init__()
+        self.inner, self.offset = network, offset
+        self.sizes: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        return self.inner(x) + self.offset
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A stand-in compiler: `gain` is how much faster its networks are, `offset` how wrong."""
+    how: dict[str, Any] = {"gain": 1.3, "offset": 0.0, "made": [], "error": None}
+
+    def compile_(network: nn.Module, dynamic: bool) -> nn.Module:
+        assert dynamic is False
+        if how["error"] is not None:
+            raise how["error"]
+        how["made"].append(Doubling(network, how["offset"]))
+        return how["made"][-1]
+
+    def timing(classifier: Classifier, image: torch.Tensor, batch_size: int, seconds: float) -> float:
+        return 100.0 * (how["gain"] if hasattr(classifier.network, "compiled") else 1)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(tuning, "measure_batch", timing)
+    return how
+
+
+LONG = 10**6
+
+
+def test_full_batches_are_compiled_where_it_pays(
+    classifier: Classifier, compiling: dict[str, Any]
+) -> None:
+    faster = compiled_if_it_pays(classifier, IMAGE, 4, LONG, "digest")
+    (made,) = compiling["made"]
+    for n_images in (4, 3, 4, 1):
+        images = torch.rand(n_images, 1, 6, 6)
+        torch.testing.assert_close(faster(images), classifier(images))
+    assert made.sizes == [4, 4, 4]
+    with torch.inference_mode(False):
+        faster.answer(torch.rand(4, 1, 6, 6))
+    assert made.sizes == [4, 4, 4]
+
+
+def test_compiling_is_not_tried_on_work_too_short_to_win_it_back(
+    classifier: Classifier, compiling: dict[str, Any]
+) -> None:
+    assert compiled_if_it_pays(classifier, IMAGE, 4, 1000, "digest") is classifier
+    assert compiling["made"] == []
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [{"gain": 1.02}, {"offset": 1.0}, {"offset": float("nan")}, {"error": RuntimeError("no g++")}],
+)
+def test_a_compiler_that_is_no_faster_wrong_or_broken_leaves_all_as_it_is(
+    trouble: dict[str, Any], classifier: Classifier, compiling: dict[str, Any]
+) -> None:
+    compiling.update(trouble)
+    assert compiled_if_it_pays(classifier, IMAGE, 4, LONG, "digest") is classifier
+
+
+@pytest.mark.parametrize(("gain", "kept"), [(1.3, True), (0.9, False)])
+def test_the_choice_to_compile_is_remembered(
+    gain: float, kept: bool, classifier: Classifier, compiling: dict[str, Any]
+) -> None:
+    compiling["gain"] = gain
+    first = compiled_if_it_pays(classifier, IMAGE, 4, LONG, "digest")
+    assert (first is not classifier) == kept
+    # A machine that is busy when a run goes on must not change how it computes.
+    compiling["gain"] = 1 / gain
+    again = compiled_if_it_pays(classifier, IMAGE, 4, LONG, "digest")
+    assert (again is not classifier) == kept
+    assert len(compiling["made"]) == 1 + kept
+    other = compiled_if_it_pays(classifier, IMAGE, 4, LONG, "other weights")
+    assert (other is not classifier) != kept
 
 
 @pytest.mark.parametrize(
