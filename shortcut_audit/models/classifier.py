@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from shortcut_audit.errors import AuditError, LogitsError, ModelError, SettingsError
 from shortcut_audit.models.as_found import MODULE_FIELDS, as_found, shed_inference_tensors
+from shortcut_audit.models.callables import CallableNetwork
 from shortcut_audit.models.fingerprint import Fingerprint
 from shortcut_audit.models.onnx import OnnxNetwork
 from shortcut_audit.results.provenance import Preprocessing
@@ -303,8 +304,8 @@ def weights_digest(network: nn.Module) -> str:
     Parameters and buffers (also those outside the state dict), the module tree with its plain
     attributes and forward hooks, and the compiled code of every module class that is neither
     torch's nor timm's (whose versions are part of each shard's key), with the user's own functions
-    and constants that this code names. Of an ONNX graph: that of its file. Raises ModelError for
-    layers that have no weights yet.
+    and constants that this code names. Of an ONNX graph: that of its file; of a function: see
+    `CallableNetwork`. Raises ModelError for layers that have no weights yet.
     """
     if isinstance(network, OnnxNetwork):
         return network.file_digest
@@ -334,6 +335,9 @@ def _take(fingerprint: Fingerprint, network: nn.Module, taken: set[nn.Module]) -
         fingerprint.text(f"{name} {module.extra_repr()}")
         if isinstance(module, OnnxNetwork):
             fingerprint.text(module.file_digest)
+            continue
+        if isinstance(module, CallableNetwork):
+            fingerprint.value([module.function, module.nonce])
             continue
         fingerprint.value(type(module), "class")
         for key, value in sorted(vars(module).items()):

@@ -11,7 +11,19 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from types import BuiltinMethodType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    ClassMethodDescriptorType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
 import numpy as np
@@ -22,11 +34,18 @@ __all__ = ["Fingerprint"]
 
 # Packages whose versions are part of every shard's key: their names say enough.
 _VERSIONED = {"torch", "timm", "torchvision", "builtins"}
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
+_INSTALLED = tuple(sorted({sysconfig.get_path(name) for name in _PLACES}))
 _SCALARS = (
     *(str, bytes, int, float, complex, type(None), range, slice, np.generic),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
+# Parts of compiled classes: their names say as much as can be known.
+_COMPILED = (
+    *(ClassMethodDescriptorType, GetSetDescriptorType, MemberDescriptorType),
+    *(MethodDescriptorType, MethodWrapperType, WrapperDescriptorType),
+)
+_IS_MADE_BY_A_CLASS_STATEMENT = 1 << 9  # Py_TPFLAGS_HEAPTYPE; some compiled classes have it too
 # Objects that decide no answer, whatever state they are in.
 _IDLE = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
 
@@ -112,6 +131,8 @@ class Fingerprint:
             self.value([value.func, value.args, value.keywords])
         elif isinstance(value, ModuleType) or callable(getattr(value, "__self__", None)):
             self.text(str(getattr(value, "__name__", "")))
+        elif isinstance(value, _COMPILED):
+            self.text(value.__qualname__)
         elif isinstance(value, BuiltinMethodType):
             self.value(value.__self__, value.__qualname__)
         else:
@@ -138,7 +159,7 @@ class Fingerprint:
     def _class(self, kind: type) -> None:
         for base in kind.__mro__:
             self.text(_name_of(base))
-            if _package(base) in _VERSIONED:
+            if _package(base) in _VERSIONED or not base.__flags__ & _IS_MADE_BY_A_CLASS_STATEMENT:
                 continue
             for name, value in sorted(vars(base).items()):
                 if not name.startswith("__") or isinstance(value, FunctionType):

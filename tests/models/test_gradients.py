@@ -46,7 +46,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
         (3, 16, 16),
     ),
     "convnext": (
-        lambda: timm_model("convnext_atto", depths=(1, 1, 2, 1), drop_path_rate=0.2),
+        lambda: timm_model(
+            "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), drop_path_rate=0.2
+        ),
         (3, 32, 32),
     ),
 }
