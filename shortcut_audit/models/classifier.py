@@ -357,8 +357,9 @@ _NO_SETTINGS = {*MODULE_FIELDS, "pretrained_cfg", "default_cfg", "_model_args"}
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of parameters, shared ones counted once."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    """Number of parameters, shared ones counted once; of an ONNX graph, the numbers in its weights."""
+    graphs = sum(m.n_weights for m in network.modules() if isinstance(m, OnnxNetwork))
+    return graphs + sum(parameter.numel() for parameter in network.parameters())
 
 
 def first_layer_channels(network: nn.Module) -> int | None:

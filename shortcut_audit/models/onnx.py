@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from shortcut_audit.errors import LogitsError, MissingExtraError, ModelError
 __all__ = ["OnnxNetwork", "onnx_config"]
 
 _FLOATS = {"tensor(float)", "tensor(float16)", "tensor(double)"}
+_FLOAT_TYPES = {1, 10, 11, 16}  # TensorProto's float, float16, double, bfloat16
 _CUDA = "CUDAExecutionProvider"
 
 
@@ -30,7 +32,8 @@ class OnnxNetwork(nn.Module):
     the device of the images. There are no gradients.
 
     `file_digest`: SHA-256 over the file, and after it the files of weights it refers to, in order of
-    their names (as of `cat FILE DATA | sha256sum`).
+    their names (as of `cat FILE DATA | sha256sum`). `n_weights`: float numbers in its constants,
+    statistics of batch normalisation among them.
 
     Raises MissingExtraError without onnxruntime, ModelError for graphs that are no such classifier.
     """
@@ -43,7 +46,9 @@ class OnnxNetwork(nn.Module):
             raise ModelError(f"ONNX file {path} does not exist.", "Check the path.")
         self.sessions = _Sessions(path)
         session = self.sessions.on(torch.device("cpu"))
-        self.file_digest = _file_digest(path)
+        tensors = list(_tensors(_graph(path)))
+        self.file_digest = _file_digest(path, tensors)
+        self.n_weights: int = sum(math.prod(t.dims) for t in tensors if t.data_type in _FLOAT_TYPES)
         self.input_name, self.fixed_batch, self.image_shape = _input_of(session, path)
         self.output_name = _output_of(session, path)
 
@@ -231,13 +236,16 @@ def _output_of(session: Any, path: Path) -> str:
     return str(rows[0].name)
 
 
-def _file_digest(path: Path) -> str:
+def _graph(path: Path) -> Any:
     _, onnx = _packages()
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        return onnx.load(str(path), load_external_data=False).graph
     except Exception as error:  # protobuf has error classes of its own
         raise ModelError(f"{path} is no ONNX file: {_plain(error)}.", "Export it again.") from error
-    places = {e.value for t in _tensors(graph) for e in t.external_data if e.key == "location"}
+
+
+def _file_digest(path: Path, tensors: list[Any]) -> str:
+    places = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
     digest = hashlib.sha256()
     for file in [path, *(path.parent / place for place in sorted(places))]:
         with file.open("rb") as stream:

@@ -192,6 +192,8 @@ def test_an_audit_finds_what_it_finds_in_the_torch_twin(tmp_path: Path, shape: t
     model = result.provenance.model
     assert model.digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (model.architecture, model.n_outputs) == ("net", 3)
+    # Running mean and variance are constants of the graph like any other.
+    assert model.n_parameters == expected.provenance.model.n_parameters + 2 * 6
 
 
 # Loading ------------------------------------------------------------------------------------------
@@ -253,9 +255,10 @@ def test_digest_sees_the_files_that_a_branch_refers_to(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(helper.make_model(graph).SerializeToString())
     (tmp_path / "inner.bin").write_bytes(b"12345678")
-    from shortcut_audit.models.onnx import _file_digest
+    from shortcut_audit.models.onnx import _file_digest, _graph, _tensors
 
-    assert _file_digest(path) == hashlib.sha256(path.read_bytes() + b"12345678").hexdigest()
+    tensors = list(_tensors(_graph(path)))
+    assert _file_digest(path, tensors) == hashlib.sha256(path.read_bytes() + b"12345678").hexdigest()
 
 
 IMAGES, LOGITS = value("images", ("n", 3, 8, 8)), value("logits", ("n", 192))
