@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shortcut_audit.measures.searches.exact import ExactSearch
+from shortcut_audit.measures.searches.hierarchical import HierarchicalSearch
 from shortcut_audit.measures.searches.interface import Search
 from shortcut_audit.results.settings import SearchName
 
@@ -10,4 +11,5 @@ __all__ = ["SEARCHES"]
 
 SEARCHES: dict[SearchName, Search] = {
     "exact": ExactSearch(),
+    "hierarchical": HierarchicalSearch(),
 }
