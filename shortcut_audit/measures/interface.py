@@ -160,7 +160,11 @@ class Subject:
     def block(self, rows: tuple[int, int]) -> Block:
         """The images `rows`, read once."""
         pixels = torch.from_numpy(self.images.store.block(*rows))
-        pixels = pixels.to(self.classifier.device, self.classifier.dtype)
+        on_gpu = self.classifier.device.type == "cuda"
+        if on_gpu:
+            # From pinned memory images are copied while the GPU works on; nobody waits.
+            pixels = pixels.pin_memory()
+        pixels = pixels.to(self.classifier.device, self.classifier.dtype, non_blocking=on_gpu)
         if self.settings.domain == "normalized":
             pixels = self.classifier.normalize(pixels)
         return Block(rows, pixels)
