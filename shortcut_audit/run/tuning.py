@@ -213,17 +213,23 @@ class _CompiledForFullBatches(nn.Module):
 
 
 def compiled_if_it_pays(
-    classifier: Classifier, image: Tensor, batch_size: int, n_passes: int, weights_digest: str
+    classifier: Classifier,
+    image: Tensor,
+    batch_size: int,
+    n_passes: int,
+    weights_digest: str,
+    *,
+    earlier: bool | None = None,
 ) -> Classifier:
     """`classifier`, or one whose full batches run through `torch.compile` where that is faster.
 
     Compiling is tried only where `n_passes` would take long enough to win back its time; it is kept
     where the answers are the same to rounding and come faster by a margin. Any failure of the
     compiler leaves the classifier as it is. The choice is remembered, so that a run that goes on
-    after an interruption makes the same.
+    after an interruption makes the same; `earlier` is the run's own record of it, where it has one.
     """
     key = _machine_key(classifier, image, weights_digest, n_passes, "compiled", batch_size)
-    known = _recall(key)
+    known = _recall(key) if earlier is None else earlier
     if known is False:
         return classifier
     if known is None:

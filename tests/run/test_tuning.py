@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -221,6 +222,9 @@ def test_the_choice_to_compile_is_remembered(
     assert len(compiling["made"]) == 1 + kept
     other = compiled_if_it_pays(classifier, IMAGE, 4, LONG, "other weights")
     assert (other is not classifier) != kept
+    # What the run itself did comes first, wherever it goes on.
+    recorded = compiled_if_it_pays(classifier, IMAGE, 4, LONG, "digest", earlier=not kept)
+    assert (recorded is not classifier) != kept
 
 
 @pytest.mark.parametrize(
@@ -253,3 +257,13 @@ def test_auto_really_measures_and_audits() -> None:
     result = sa.audit(network, pairs)
     assert result.provenance.batch_size in network.sizes
     assert len(set(network.sizes)) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
+def test_the_real_compiler_gives_the_same_answers(classifier: Classifier) -> None:
+    compiled = tuning._compiled(classifier, IMAGE, 4)
+    assert compiled is not None
+    for n_images in (4, 3):
+        images = torch.rand(n_images, 1, 6, 6)
+        torch.testing.assert_close(compiled(images), classifier(images), atol=1e-5, rtol=1e-5)
