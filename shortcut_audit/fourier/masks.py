@@ -62,7 +62,9 @@ def rank_orbits(
     importance among equals. Ties keep the order of the grid.
     """
     candidates = np.flatnonzero(rankable)
-    keys = (-importance[candidates],) if coarse is None else (-importance[candidates], -coarse[candidates])
+    keys = (
+        (-importance[candidates],) if coarse is None else (-importance[candidates], -coarse[candidates])
+    )
     order = candidates[np.lexsort(keys)]
     rank = np.zeros(len(importance), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)

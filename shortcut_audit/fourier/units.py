@@ -74,6 +74,11 @@ class Units:
         """Whether every orbit is a unit of its own."""
         return self.name == ORBITS
 
+    @property
+    def kind(self) -> str:
+        """What units are, in a word: orbits, patches or tiles."""
+        return self.name.partition(":")[0]
+
     @cached_property
     def n_units(self) -> int:
         """Number of units, DC included."""

@@ -111,9 +111,7 @@ def _finding(
                 kept_share=found_share(grid, kept[row], rankable),
                 resolution=found.resolution,
                 resolution_reason=found.resolution_reason,
-                n_images_enough=images_for_reliability(
-                    reliability.value, reliability.n_images, RELIABLE
-                ),
+                n_images_enough=images_for_reliability(reliability.value, reliability.n_images, RELIABLE),
                 fidelity=found.fidelity,
             )
         )

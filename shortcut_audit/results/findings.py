@@ -296,7 +296,9 @@ class ClassMap(Frozen):
     resolution: str = "orbits"
     resolution_reason: str = ""
     n_images_enough: int | None = None
-    fidelity: Annotated[Fidelity | None, Field(description="Of screened maps; exact ones need none.")] = None
+    fidelity: Annotated[Fidelity | None, Field(description="Of screened maps; exact ones need none.")] = (
+        None
+    )
 
 
 class DominantFrequenciesFinding(Frozen):

@@ -107,7 +107,9 @@ class AuditSettings(BaseModel):
     confidence: Annotated[
         float,
         Field(
-            gt=0.5, lt=1, description="Races of a screened search end once every orbit is in or out so surely."
+            gt=0.5,
+            lt=1,
+            description="Races of a screened search end once every orbit is in or out so surely.",
         ),
     ] = 0.9
     patch_sides: Annotated[

@@ -85,7 +85,7 @@ def images_for_reliability(found: float | None, n_images: int, target: float) ->
         return None
     needed = n_images * target * (1 - found) / (found * (1 - target))
     step = 10 ** max(0, math.floor(math.log10(needed)) - 1)
-    return math.ceil(round(needed / step, 9)) * step
+    return int(math.ceil(round(needed / step, 9)) * step)
 
 
 def split_half_correlation(

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from shortcut_audit.errors import ResultError, RunFolderError
 from shortcut_audit.results.audit_result import FORMAT, AuditResult
@@ -27,11 +27,13 @@ __all__ = [
     "STATE_FILE",
     "check_folder",
     "claim_folder",
+    "forget_map_so_far",
     "load_result",
     "read_arrays",
     "read_state",
     "remove_folder",
     "result_schema",
+    "save_map_so_far",
     "save_result",
     "sweep_asides",
     "write_arrays",
@@ -44,6 +46,7 @@ RESULT_FILE = "result.json"
 ARRAYS_FILE = "arrays.safetensors"
 REPORT_FILE = "report.html"
 STATE_FILE = "run.json"
+MAP_SO_FAR_FILE = "map-so-far"
 _STATE_KIND = "shortcut-audit run"
 
 
@@ -130,6 +133,22 @@ def save_result(result: AuditResult, folder: Path) -> Path:
     text = json.dumps(named.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / RESULT_FILE, (text + "\n").encode())
     return folder
+
+
+def save_map_so_far(folder: Path, finding: BaseModel, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Keep what a search would say if it ended here, for those who look while it runs.
+
+    `map-so-far.safetensors`: the arrays of the finding; `map-so-far.json`: the finding.
+    """
+    write_arrays(folder / f"{MAP_SO_FAR_FILE}.safetensors", arrays)
+    text = json.dumps(finding.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / f"{MAP_SO_FAR_FILE}.json", (text + "\n").encode())
+
+
+def forget_map_so_far(folder: Path) -> None:
+    """The finished result holds the map now."""
+    for suffix in ("safetensors", "json"):
+        (folder / f"{MAP_SO_FAR_FILE}.{suffix}").unlink(missing_ok=True)
 
 
 def load_result(folder: Path) -> AuditResult:

@@ -14,12 +14,12 @@ import numpy as np
 
 from shortcut_audit.errors import AuditInterruptedError
 from shortcut_audit.fourier.grid import FrequencyGrid
-from shortcut_audit.measures import MEASURES
-from shortcut_audit.measures.interface import Arrays, Outline
+from shortcut_audit.measures.interface import Arrays
 from shortcut_audit.models.classifier import (
     device_name,
 )
 from shortcut_audit.results.audit_result import AuditResult, GridShape
+from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.provenance import (
     DataProvenance,
     MeasureCost,
@@ -34,14 +34,16 @@ from shortcut_audit.results.store import (
     RESULT_FILE,
     check_folder,
     claim_folder,
+    forget_map_so_far,
     remove_folder,
+    save_map_so_far,
     save_result,
     sweep_asides,
     write_state,
 )
 from shortcut_audit.run.engines import Engine
 from shortcut_audit.run.engines.local import run_local
-from shortcut_audit.run.execute import Execution, execute
+from shortcut_audit.run.execute import Execution, Watch, execute
 from shortcut_audit.run.ledger import Ledger
 from shortcut_audit.run.notes import notes_on
 from shortcut_audit.run.plan import Task, passes_by_measure
@@ -141,6 +143,7 @@ def run_audit(
         result = _result(request, prepared, execution)
         if run is not None and state is not None:
             save_result(result, run)
+            forget_map_so_far(run)
             state.write("finished")
         return result
 
@@ -159,14 +162,15 @@ class _RunState:
     made: Path | None = None
     written_at: float = field(default=float("-inf"))
 
-    def open(self, shards_total: int, passes_total: int) -> None:
+    def open(self, passes_total: int) -> None:
         """Make the folder ours, now that the input is known to be good."""
-        self.shards_total, self.passes_total = shards_total, passes_total
+        self.passes_total = passes_total
         self.made = claim_folder(self.folder)
         sweep_asides(self.folder, self.folder / "shards")
         # What an earlier audit found here must not pass for the result of this one.
         for name in (RESULT_FILE, ARRAYS_FILE, REPORT_FILE):
             (self.folder / name).unlink(missing_ok=True)
+        forget_map_so_far(self.folder)
         self.write("running")
 
     def task_done(self) -> None:
@@ -221,8 +225,8 @@ class _Watched:
     def execute(
         self, prepared: PreparedAudit, ledger: Ledger, engine: Engine, progress: Progress
     ) -> Execution:
-        outline, state = prepared.subject.outline, self.state
-        total = sum(passes_by_measure(outline).values())
+        state = self.state
+        total = sum(passes_by_measure(prepared.subject.outline).values())
         done = 0
 
         def advance(n: int, reused: bool) -> None:
@@ -238,23 +242,27 @@ class _Watched:
             if state is not None:
                 state.task_done()
 
+        def on_plan(n_shards: int, n_passes: int) -> None:
+            nonlocal total
+            total = n_passes
+            if state is not None:
+                state.shards_total, state.passes_total = n_shards, n_passes
+
+        def on_map(finding: Finding, arrays: Arrays) -> None:
+            if state is not None:
+                save_map_so_far(state.folder, finding, arrays)
+
         if state is not None:
-            state.open(_count_shards(outline), total)
-        return execute(prepared.subject, prepared.model, ledger, engine, advance=advance, on_task=on_task)
-
-
-def _count_shards(outline: Outline) -> int:
-    return sum(
-        len(measure.shards(outline, "search")) + len(measure.shards(outline, "judge"))
-        for measure in MEASURES
-    )
+            state.open(total)
+        watch = Watch(advance=advance, on_task=on_task, on_plan=on_plan, on_map=on_map)
+        return execute(prepared.subject, prepared.model, ledger, engine, watch)
 
 
 def _result(request: AuditRequest, prepared: PreparedAudit, execution: Execution) -> AuditResult:
     subject = prepared.subject
     outline, images = subject.outline, subject.images
     settings = outline.settings
-    passes = passes_by_measure(outline)
+    passes = execution.passes_by_measure
     provenance = Provenance(
         versions=installed_versions(),
         command=request.command,

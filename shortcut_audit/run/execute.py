@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from shortcut_audit.errors import AuditError
 from shortcut_audit.measures import MEASURES
-from shortcut_audit.measures.interface import Advance, Arrays, Block, Shard, Subject, Totals
+from shortcut_audit.measures.interface import (
+    Advance,
+    Arrays,
+    Block,
+    Measure,
+    MeasureInRounds,
+    Outline,
+    Shard,
+    Split,
+    Subject,
+    Totals,
+)
 from shortcut_audit.models.classifier import is_out_of_memory
 from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.provenance import ModelProvenance
 from shortcut_audit.run.engines import Engine
 from shortcut_audit.run.ledger import Ledger
-from shortcut_audit.run.plan import Task, tasks_of
+from shortcut_audit.run.plan import Ground, Task, passes_by_measure, tasks_of, tasks_of_round
 
-__all__ = ["Execution", "ShardWorker", "execute"]
+__all__ = ["Execution", "ShardWorker", "Watch", "execute"]
 
 
 @dataclass
@@ -68,58 +80,137 @@ class Execution:
     findings: tuple[Finding, ...]
     arrays: Arrays
     measuring_seconds: float
+    passes_by_measure: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who hears how it goes on.
+
+    `advance(n, reused)`: image passes; `on_task(task, reused)`: a finished task; `on_plan(n_shards,
+    n_passes)`: how many of both there will be in all, as far as is known now; `on_map(finding,
+    arrays)`: what a search would say if it ended here.
+    """
+
+    advance: Callable[[int, bool], None]
+    on_task: Callable[[Task, bool], None]
+    on_plan: Callable[[int, int], None] = lambda n_shards, n_passes: None
+    on_map: Callable[[Finding, Arrays], None] = lambda finding, arrays: None
+
+
+@dataclass
+class _Run:
+    """Tasks so far, on their way into the ledger."""
+
+    ground: Ground
+    ledger: Ledger
+    engine: Engine
+    worker: ShardWorker
+    watch: Watch
+    done: list[Task] = field(default_factory=list)
+
+    def tasks(self, tasks: list[Task], n_passes_after: int) -> None:
+        """Run what is missing of `tasks`."""
+        missing = [task for task in tasks if not self.ledger.has(task.key)]
+        still = {task.key for task in missing}
+        planned = self.done + tasks
+        n_passes = sum(task.shard.n_passes for task in planned) + n_passes_after
+        self.watch.on_plan(len(planned), n_passes)
+        for task in tasks:
+            if task.key not in still:
+                self.watch.advance(task.shard.n_passes, True)
+                self.watch.on_task(task, True)
+        self.engine(
+            missing,
+            self.worker,
+            self.ledger,
+            lambda n: self.watch.advance(n, False),
+            lambda task: self.watch.on_task(task, False),
+        )
+        self.done += tasks
+
+
+@dataclass(frozen=True)
+class _RoundDone:
+    """A finished round; totals stay in the ledger until they are asked for."""
+
+    by_class: Mapping[int, Sequence[Task]]
+    ledger: Ledger
+    n_passes: int
+
+    @classmethod
+    def of_tasks(cls, tasks: Sequence[Task], ledger: Ledger) -> _RoundDone:
+        by_class: dict[int, list[Task]] = {}
+        for task in tasks:
+            by_class.setdefault(task.shard.class_index, []).append(task)
+        return cls(by_class, ledger, sum(task.shard.n_passes for task in tasks))
+
+    @cached_property
+    def seconds(self) -> float:
+        return sum(_seconds([task for tasks in self.by_class.values() for task in tasks], self.ledger))
+
+    def of(self, class_index: int) -> Iterator[tuple[Shard, Totals]]:
+        return _totals(self.by_class.get(class_index, ()), self.ledger)
 
 
 def execute(
-    subject: Subject,
-    model: ModelProvenance,
-    ledger: Ledger,
-    engine: Engine,
-    *,
-    advance: Callable[[int, bool], None],
-    on_task: Callable[[Task, bool], None],
+    subject: Subject, model: ModelProvenance, ledger: Ledger, engine: Engine, watch: Watch
 ) -> Execution:
     """Run what is missing of an audit, split by split, and finish its measures.
 
-    Search comes first; what it finds is there when the judgement split is planned. `advance(n,
-    reused)` reports image passes, `on_task(task, reused)` finished tasks.
+    Search comes first, in rounds; what it finds is there when the judgement split is planned.
     """
     outline, images = subject.outline, subject.images
-    worker = ShardWorker(subject)
-    done: list[Task] = []
-    findings: dict[str, Finding] = {}
-    arrays: Arrays = {}
-    last_split = {
-        measure.name: "judge" if measure.shards(outline, "judge") else "search" for measure in MEASURES
-    }
-    for split in ("search", "judge"):
-        tasks = tasks_of(split, outline, images, model, subject.classifier.device.type, arrays)
-        missing = [task for task in tasks if not ledger.has(task.key)]
-        still = {task.key for task in missing}
-        for task in tasks:
-            if task.key not in still:
-                advance(task.shard.n_passes, True)
-                on_task(task, True)
-        worker.found = arrays
-        engine(
-            missing,
-            worker,
-            ledger,
-            lambda n: advance(n, False),
-            lambda task: on_task(task, False),
-        )
-        done += tasks
-        for measure in MEASURES:
-            if last_split[measure.name] == split:
-                own = [task for task in done if task.measure.name == measure.name]
-                finding, found = measure.finish(outline, images, _totals(own, ledger))
-                findings[measure.name] = finding
-                arrays = {**arrays, **found}
+    ground = Ground(outline, images, model, subject.classifier.device.type)
+    run = _Run(ground, ledger, engine, ShardWorker(subject), watch)
+    found: dict[str, tuple[Finding, Arrays]] = {}
+    later = passes_by_measure(outline)
+    known = {m.name: m for m in MEASURES if not isinstance(m, MeasureInRounds)}
+    run.tasks(tasks_of("search", ground, {}), sum(later.values()) - _passes(outline, known.values()))
+    after = _passes(outline, known.values(), "judge")
+    for measure in MEASURES:
+        if isinstance(measure, MeasureInRounds):
+            found[measure.name] = _in_rounds(measure, run, after)
+    arrays = {name: array for _, own in found.values() for name, array in own.items()}
+    run.worker.found = arrays
+    run.tasks(tasks_of("judge", ground, arrays), 0)
+    for name, measure in known.items():
+        own = [task for task in run.done if task.measure.name == name]
+        found[name] = measure.finish(outline, images, _totals(own, ledger))
+    ordered = [found[measure.name] for measure in MEASURES]
     return Execution(
-        findings=tuple(findings[measure.name] for measure in MEASURES),
-        arrays=arrays,
-        measuring_seconds=sum(_seconds(done, ledger)),
+        findings=tuple(finding for finding, _ in ordered),
+        arrays={name: array for _, own in ordered for name, array in own.items()},
+        measuring_seconds=sum(_seconds(run.done, ledger)),
+        passes_by_measure={
+            measure.name: sum(t.shard.n_passes for t in run.done if t.measure.name == measure.name)
+            for measure in MEASURES
+        },
     )
+
+
+def _passes(outline: Outline, measures: Iterable[Measure], *splits: Split) -> int:
+    return sum(
+        shard.n_passes
+        for measure in measures
+        for split in splits or ("search", "judge")
+        for shard in measure.shards(outline, split)
+    )
+
+
+def _in_rounds(measure: MeasureInRounds, run: _Run, n_passes_after: int) -> tuple[Finding, Arrays]:
+    rounds = measure.rounds(run.ground.outline, run.ground.images)
+    asked = next(rounds)
+    while True:
+        if asked.so_far is not None:
+            run.watch.on_map(*asked.so_far())
+        tasks = tasks_of_round(measure, asked.shards, run.ground)
+        run.tasks(tasks, asked.n_passes_after + n_passes_after)
+        try:
+            asked = rounds.send(_RoundDone.of_tasks(tasks, run.ledger))
+        except StopIteration as stop:
+            finding: tuple[Finding, Arrays] = stop.value
+            return finding
 
 
 def _totals(tasks: Sequence[Task], ledger: Ledger) -> Iterator[tuple[Shard, Totals]]:

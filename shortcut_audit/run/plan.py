@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,23 +19,49 @@ from numpy.typing import NDArray
 from shortcut_audit.data.pixels import AuditImages
 from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.measures import MEASURES
-from shortcut_audit.measures.interface import Arrays, Measure, Outline, Shard, Split
+from shortcut_audit.measures.interface import (
+    Arrays,
+    Measure,
+    MeasureInRounds,
+    Outline,
+    Shard,
+    Split,
+)
 from shortcut_audit.results.provenance import ModelProvenance
-from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.settings import AuditSettings, SearchName
 
-__all__ = ["Task", "outline_of", "passes_by_measure", "tasks_of"]
+__all__ = ["Ground", "Task", "outline_of", "passes_by_measure", "tasks_of", "tasks_of_round"]
+
+
+_SPLITS: tuple[Split, ...] = ("search", "judge")
 
 
 @dataclass(frozen=True)
 class Task:
     """A shard, the measure that runs it, and its content key."""
 
-    measure: Measure
+    measure: Measure | MeasureInRounds
     shard: Shard
     key: str
 
 
-def outline_of(settings: AuditSettings, images: AuditImages, n_outputs: int) -> Outline:
+@dataclass(frozen=True)
+class Ground:
+    """What all shards of an audit stand on: sizes and settings, images, model and device."""
+
+    outline: Outline
+    images: AuditImages
+    model: ModelProvenance
+    device_type: str
+
+
+def outline_of(
+    settings: AuditSettings,
+    images: AuditImages,
+    n_outputs: int,
+    search: SearchName = "exact",
+    search_reason: str = "",
+) -> Outline:
     """Sizes and settings of an audit."""
     channels, height, width = images.store.shape
     chosen = settings.classes
@@ -49,67 +76,83 @@ def outline_of(settings: AuditSettings, images: AuditImages, n_outputs: int) -> 
         searched=tuple(
             index for index, name in enumerate(images.class_names) if chosen is None or name in chosen
         ),
+        search=search,
+        search_reason=search_reason,
     )
 
 
 def passes_by_measure(outline: Outline) -> dict[str, int]:
-    """Image passes that each measure takes in all."""
-    return {
-        measure.name: sum(
-            shard.n_passes for split in ("search", "judge") for shard in measure.shards(outline, split)
-        )
-        for measure in MEASURES
-    }
+    """Image passes that each measure takes in all, as far as they are known beforehand."""
+    return {measure.name: _planned_passes(measure, outline) for measure in MEASURES}
 
 
-def tasks_of(
-    split: Split,
-    outline: Outline,
-    images: AuditImages,
-    model: ModelProvenance,
-    device_type: str,
-    found: Arrays,
-) -> list[Task]:
-    """The work of all measures on one split, block by block.
+def _planned_passes(measure: Measure | MeasureInRounds, outline: Outline) -> int:
+    if isinstance(measure, MeasureInRounds):
+        return measure.planned_passes(outline)
+    return sum(shard.n_passes for split in _SPLITS for shard in measure.shards(outline, split))
+
+
+def tasks_of(split: Split, ground: Ground, found: Arrays) -> list[Task]:
+    """The work on one split of all measures that know theirs, block by block.
 
     Shards that share a block of images stand together, so that the block is read and transformed
     once for all of them.
     """
-    ground = _ground(outline, model, device_type)
+    common = _common(ground)
     tasks = [
-        Task(measure, shard, _key(measure, shard, outline, images, ground, found))
+        Task(
+            measure,
+            shard,
+            _key(
+                measure,
+                shard,
+                ground,
+                common,
+                measure.relevant(ground.outline.settings),
+                measure.needs(found),
+            ),
+        )
         for measure in MEASURES
-        for shard in measure.shards(outline, split)
+        if not isinstance(measure, MeasureInRounds)
+        for shard in measure.shards(ground.outline, split)
     ]
     return sorted(tasks, key=lambda task: task.shard.rows)
 
 
-def _ground(outline: Outline, model: ModelProvenance, device_type: str) -> dict[str, Any]:
+def tasks_of_round(measure: MeasureInRounds, shards: Sequence[Shard], ground: Ground) -> list[Task]:
+    """The work of one round, in the measure's own order."""
+    common, relevant = _common(ground), measure.relevant_to(ground.outline)
+    return [Task(measure, shard, _key(measure, shard, ground, common, relevant, {})) for shard in shards]
+
+
+def _common(ground: Ground) -> dict[str, Any]:
     """What every shard of an audit has in common."""
+    outline, model = ground.outline, ground.model
     return {
         "weights": model.digest,
         "preprocessing": model.preprocessing.model_dump(mode="json"),
         "n_outputs": model.n_outputs,
         "grid": [outline.n_channels, outline.grid.height, outline.grid.width],
         "dtype": outline.settings.dtype,
-        "device": device_type,
+        "device": ground.device_type,
         "torch": torch.__version__,
     }
 
 
 def _key(
-    measure: Measure,
+    measure: Measure | MeasureInRounds,
     shard: Shard,
-    outline: Outline,
-    images: AuditImages,
-    ground: dict[str, Any],
-    found: Arrays,
+    ground: Ground,
+    common: dict[str, Any],
+    relevant: dict[str, Any],
+    needs: Arrays,
 ) -> str:
+    outline, images = ground.outline, ground.images
     start, stop = outline.rows_of(shard.split, shard.class_index)
     content = {
-        **ground,
+        **common,
         "measure": [measure.name, measure.revision],
-        "settings": measure.relevant(outline.settings),
+        "settings": relevant,
         "split": shard.split,
         "output": images.outputs[shard.class_index],
         # Rows count from the start of the class's own split: images of other classes may come and
@@ -117,7 +160,8 @@ def _key(
         "rows": [shard.rows[0] - start, shard.rows[1] - start, stop - start],
         "orbits": shard.orbits,
         "images": images.store.digests[slice(*shard.rows)],
-        "needs": {name: _array_digest(array) for name, array in measure.needs(found).items()},
+        "work": shard.work.digest if shard.work is not None else "",
+        "needs": {name: _array_digest(array) for name, array in needs.items()},
         # Judgement totals have a column for each mapped class.
         "searched": [images.outputs[index] for index in outline.searched]
         if shard.split == "judge"

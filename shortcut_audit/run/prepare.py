@@ -12,7 +12,9 @@ import torch
 
 from shortcut_audit.data.pixels import AuditImages, choose_images, collect_images, common_shape
 from shortcut_audit.data.sources import ImageSource
-from shortcut_audit.errors import DataError, LogitsError, ModelError
+from shortcut_audit.errors import DataError, LogitsError, ModelError, SettingsError
+from shortcut_audit.fourier.grid import FrequencyGrid
+from shortcut_audit.fourier.units import ORBITS, Units
 from shortcut_audit.measures.interface import Outline, Subject
 from shortcut_audit.models.allocator import held_buffers
 from shortcut_audit.models.classifier import (
@@ -22,10 +24,11 @@ from shortcut_audit.models.classifier import (
     pick_device,
     require_outputs,
     weights_digest,
+    why_no_gradient,
 )
 from shortcut_audit.models.loading import LoadedModel, preprocessing_of
 from shortcut_audit.results.provenance import ModelProvenance, Preprocessing
-from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.settings import AuditSettings, SearchName
 from shortcut_audit.results.store import read_state
 from shortcut_audit.results.truth import GroundTruth
 from shortcut_audit.run.plan import outline_of, passes_by_measure
@@ -41,6 +44,9 @@ __all__ = [
     "prepared_audit",
     "silent",
 ]
+
+# Where screening would not save much: its own passes are tens an image.
+_FEW_UNITS = 150
 
 Stage = Literal["reading images", "finding the batch size", "measuring", "taking spectra"]
 # progress(stage, done, total): images read, or image passes made.
@@ -118,7 +124,8 @@ def prepared_audit(
             folder=existing_parent(run),
             on_image=lambda done, total: progress("reading images", done, total),
         )
-        outline = outline_of(settings, images, n_outputs)
+        search, why = _search(settings, classifier, images)
+        outline = outline_of(settings, images, n_outputs, search, why)
         batch_size, speed = _batch_size(
             classifier, images, outline, digest, request.command, run, progress
         )
@@ -135,6 +142,42 @@ def prepared_audit(
             ),
             batch_speed=speed,
         )
+
+
+def _search(
+    settings: AuditSettings, classifier: Classifier, images: AuditImages
+) -> tuple[SearchName, str]:
+    """Which search to run, and why where the settings leave it open.
+
+    Raises SettingsError where the model lacks what the chosen one needs, and for a resolution that
+    the images do not have.
+    """
+    choice, shape = settings.search, images.store.shape
+    units = Units.named(settings.resolution, FrequencyGrid(*shape[1:]))
+    joint = choice in ("hierarchical", "learned")
+    if joint and settings.resolution not in ("auto", ORBITS):
+        raise SettingsError(
+            f"A {choice} search has patches or masks of its own; --resolution {settings.resolution} does"
+            " not go with it.",
+            "Leave --resolution out, or take --search exact or screened.",
+        )
+    if choice in ("exact", "hierarchical"):
+        return choice, ""
+    if choice == "auto" and units.n_units <= _FEW_UNITS:
+        return "exact", f"{units.n_units} {units.kind} are few enough to probe every one"
+    missing = why_no_gradient(classifier, shape)
+    if choice == "auto":
+        return (
+            ("exact", f"the model has no gradient to screen by: {missing}")
+            if missing
+            else ("screened", "")
+        )
+    if missing:
+        raise SettingsError(
+            f"A {choice} search needs the gradient of the model's answer, and there is none: {missing}.",
+            "Take --search exact or --search hierarchical, which need forward passes only.",
+        )
+    return choice, ""
 
 
 def existing_parent(run: Path | None) -> Path | None:

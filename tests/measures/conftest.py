@@ -55,7 +55,9 @@ def run_on() -> Run:
         class_names: list[str] | None = None,
         **values: Any,
     ) -> Audited:
-        settings = settings_from({"dtype": "float64", "batch_size": 37, **values})
+        settings = settings_from(
+            {"dtype": "float64", "batch_size": 37, "search": "exact", "resolution": "orbits", **values}
+        )
         source = source_from(pairs, class_names)
         request = AuditRequest(
             model=LoadedModel(network, "test", "test", config),

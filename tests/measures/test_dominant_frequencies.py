@@ -88,7 +88,7 @@ class Counting(nn.Module):
         self.seen: deque[torch.Tensor] = deque()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen.append(x.clone())
+        self.seen.append(x.detach().clone())
         return self.network(x)
 
 

@@ -1,4 +1,4 @@
-"""From sums over folds of images to the map of a class: means, reliability, and the resolution it bears."""
+"""From sums over folds of images to the map of a class, its reliability and its resolution."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shortcut_audit.fourier.units import Units
 from shortcut_audit.measures.interface import Outline, Shard, Totals
 from shortcut_audit.measures.searches.interface import ClassSearch
 from shortcut_audit.results.findings import Fidelity, Reliability
-from shortcut_audit.results.settings import RESPONSES
+from shortcut_audit.results.settings import RESPONSES, MapScore
 from shortcut_audit.results.statistics import spearman_brown, split_half_correlation
 
 __all__ = ["FoldSums", "map_of", "n_folds", "rankable_orbits", "reliability_of"]
@@ -117,13 +117,15 @@ def map_of(
     rankable = rankable_orbits(outline)
     by_orbit = units.per_orbit(held.mean)
     chosen = RESPONSES.index(settings.response)
-    reliability = {
+    reliability: dict[MapScore, Reliability] = {
         response: reliability_of(units.per_orbit(held.sums[:, number])[:, rankable], held.n_by_fold)
         for number, response in enumerate(RESPONSES)
     }
     resolution, reason, ranking = units.name, "", None
     if settings.resolution == "auto":
-        resolution, reason, ranking, own = _borne(held, chosen, units, rankable, reliability[settings.response])
+        resolution, reason, ranking, own = _borne(
+            held, chosen, units, rankable, reliability[settings.response]
+        )
         reliability[settings.response] = own
     return ClassSearch(
         class_index=class_index,
@@ -168,7 +170,9 @@ def _borne(
     if best is None or (best[2].value or -1) <= (single.value or -1):
         return "orbits", "", None, single
     name, ranking, found = best
-    standing = f" {int(alone.sum())} orbits stand out by themselves and are ranked alone;" if alone.any() else ""
+    standing = (
+        f" {int(alone.sum())} orbits stand out by themselves and are ranked alone;" if alone.any() else ""
+    )
     reason = (
         f"{standing} a map of single orbits from {held.n_images} images has reliability"
         f" {single.value:.2f}, so neighbours share their mean importance, which has {found.value:.2f}"
@@ -176,9 +180,7 @@ def _borne(
     return name, reason.strip(), ranking, found
 
 
-def _pooled(
-    sums: NDArray[np.float64], tiles: Units, alone: BoolArray
-) -> NDArray[np.float64]:
+def _pooled(sums: NDArray[np.float64], tiles: Units, alone: BoolArray) -> NDArray[np.float64]:
     """Sums (n_folds, n_orbits) averaged over each tile's orbits, but for those that stand alone."""
     others = np.where(alone, 0.0, sums)
     n_others = tiles.sums((~alone).astype(np.float64))
