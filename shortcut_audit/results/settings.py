@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from shortcut_audit.errors import SettingsError
 
@@ -36,16 +45,22 @@ DcPolicy = Literal["keep", "drop", "rank"]
 DataDomain = Literal["pixels", "normalized"]
 
 _BUDGET = re.compile(r"(?P<number>\d+(?:_\d+)*(?:\.\d+)?(?:e\d+)?)\s*(?P<unit>k|M|s|sec|min|h)?")
-_PASSES = {None: 1, "k": 1e3, "M": 1e6}
-_SECONDS = {"s": 1, "sec": 1, "min": 60, "h": 3600}
+_PASSES: dict[str | None, float] = {None: 1, "k": 1e3, "M": 1e6}
+_UNITS = {**_PASSES, "s": 1, "sec": 1, "min": 60, "h": 3600}
 
 
 class Budget(BaseModel):
     """What a search may spend: image passes, or seconds of measuring; one of the two is set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    passes: int | None = None
-    seconds: float | None = None
+    passes: Annotated[int | None, Field(gt=0)] = None
+    seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Budget:
+        if (self.passes is None) == (self.seconds is None):
+            raise ValueError("a budget is either image passes or seconds")
+        return self
 
     def __str__(self) -> str:
         return f"{self.passes:,} image passes" if self.passes is not None else f"{self.seconds:g} s"
@@ -53,17 +68,14 @@ class Budget(BaseModel):
 
 def _budget_of(value: Any) -> Any:
     """A budget as it is written: 200000, 200k or 2M image passes; 90s, 10min or 2h."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
+    if value is None or isinstance(value, dict | Budget):
         return value
-    match = _BUDGET.fullmatch(value.strip())
-    amount = float(match["number"].replace("_", "")) if match else 0.0
-    if match is None or amount <= 0:
+    match = _BUDGET.fullmatch(str(value).strip())
+    unit = match["unit"] if match else None
+    amount = float(match["number"].replace("_", "")) * _UNITS[unit] if match else 0.0
+    if not 0 < amount < math.inf:
         raise ValueError("a budget is image passes (200000, 200k, 2M) or time (90s, 10min, 2h)")
-    if match["unit"] in _PASSES:
-        return {"passes": max(1, round(amount * _PASSES[match["unit"]]))}
-    return {"seconds": amount * _SECONDS[match["unit"]]}
+    return {"passes": max(1, round(amount))} if unit in _PASSES else {"seconds": amount}
 
 
 class AuditSettings(BaseModel):
@@ -206,10 +218,16 @@ def _validated(kind: type[S], values: dict[str, Any], command: str) -> S:
         return kind(**values)
     except ValidationError as error:
         faults = [
-            f"{_named(fault['loc'])} was given as {fault['input']!r}: {fault['msg'].lower()}"
+            f"{_named(fault['loc'])} was given as {fault['input']!r}: {_uncapitalised(fault['msg'])}"
             for fault in error.errors()
         ]
         raise SettingsError(
             f"These settings do not hold: {'; '.join(faults)}.",
             f"See `shortcut-audit {command} --help` for what each one takes.",
         ) from error
+
+
+def _uncapitalised(message: str) -> str:
+    # Only the first letter: 2M image passes are not 2m.
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

@@ -166,7 +166,8 @@ def execute(
     found: dict[str, tuple[Finding, Arrays]] = {}
     later = passes_by_measure(outline)
     known = {m.name: m for m in MEASURES if not isinstance(m, MeasureInRounds)}
-    run.tasks(tasks_of("search", ground, {}), sum(later.values()) - _passes(outline, known.values()))
+    first = tasks_of("search", ground, {})
+    run.tasks(first, sum(later.values()) - sum(task.shard.n_passes for task in first))
     after = _passes(outline, known.values(), "judge")
     for measure in MEASURES:
         if isinstance(measure, MeasureInRounds):
@@ -189,13 +190,8 @@ def execute(
     )
 
 
-def _passes(outline: Outline, measures: Iterable[Measure], *splits: Split) -> int:
-    return sum(
-        shard.n_passes
-        for measure in measures
-        for split in splits or ("search", "judge")
-        for shard in measure.shards(outline, split)
-    )
+def _passes(outline: Outline, measures: Iterable[Measure], split: Split) -> int:
+    return sum(shard.n_passes for measure in measures for shard in measure.shards(outline, split))
 
 
 def _in_rounds(measure: MeasureInRounds, run: _Run, n_passes_after: int) -> tuple[Finding, Arrays]:

@@ -126,8 +126,10 @@ def prepared_audit(
         )
         search, why = _search(settings, classifier, images)
         outline = outline_of(settings, images, n_outputs, search, why)
+        # Refuses a budget that is too small for anything, before the model is timed.
+        largest = max(passes_by_measure(outline).values())
         batch_size, speed = _batch_size(
-            classifier, images, outline, digest, request.command, run, progress
+            classifier, images, outline, largest, digest, request.command, run, progress
         )
         yield PreparedAudit(
             subject=Subject(classifier, images, outline, batch_size),
@@ -254,6 +256,7 @@ def _batch_size(
     classifier: Classifier,
     images: AuditImages,
     outline: Outline,
+    largest: int,
     digest: str,
     command: str,
     run: Path | None,
@@ -272,7 +275,6 @@ def _batch_size(
     if earlier.get("command") == command and isinstance(earlier.get("batch_size"), int):
         return int(earlier["batch_size"]), None
     progress("finding the batch size", 0, 1)
-    largest = max(passes_by_measure(outline).values())
     choice = tune_batch_size(classifier, image, digest, at_most=largest)
     progress("finding the batch size", 1, 1)
     return choice.batch_size, choice.images_per_second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shortcut_audit.errors import SettingsError
 from shortcut_audit.measures.interface import (
     PASSES_PER_SHARD,
     Advance,
@@ -31,6 +33,9 @@ from shortcut_audit.results.settings import AuditSettings, SearchName
 
 __all__ = ["ExactSearch", "n_exact_passes", "probe_orbits"]
 
+# Of one image a map has no reliability, and nothing tells it from noise.
+_FEWEST_IMAGES = 2
+
 
 @dataclass(frozen=True)
 class ExactSearch:
@@ -51,29 +56,35 @@ class ExactSearch:
         }
 
     def planned_passes(self, outline: Outline) -> int:
-        budget = outline.settings.budget
-        most = None if budget is None or budget.passes is None else budget.passes
-        return _passes_up_to(outline, _affordable(outline, most))
+        limit = _limit(outline)
+        if limit < _FEWEST_IMAGES:
+            raise _too_little(outline)
+        return _passes_up_to(outline, limit)
 
     def rounds(self, outline: Outline) -> Rounds[SearchOutcome]:
-        budget = outline.settings.budget
-        all_images = _affordable(outline, None)
-        limit = _affordable(outline, budget.passes if budget is not None else None)
+        budget, planned = outline.settings.budget, self.planned_passes(outline)
+        all_images, limit = _affordable(outline, None), _limit(outline)
         done: list[Done] = []
-        start, width = 0, outline.rows_per_block("search")
+        start, classes = 0, outline.searched
+        width = max(_FEWEST_IMAGES, outline.rows_per_block("search"))
+        if budget is not None and budget.seconds is not None:
+            # One class tells the pace, and whether the time is enough, before all are begun.
+            width, first = _FEWEST_IMAGES, _layer(outline, classes[:1], 0, _FEWEST_IMAGES)
+            n_passes = sum(shard.n_passes for shard in first)
+            done.append((yield Round(shards=first, n_passes_after=planned - n_passes)))
+            limit, classes = _limit(outline, done), classes[1:]
+            if limit < _FEWEST_IMAGES:
+                raise _too_little(outline, done)
         while start < limit:
             stop = min(start + width, limit)
             sent = yield Round(
-                shards=_layer(outline, start, stop),
+                shards=_layer(outline, classes, start, stop),
                 n_passes_after=_passes_up_to(outline, limit) - _passes_up_to(outline, stop),
-                so_far=(lambda: _outcome(outline, done)) if start >= 2 else None,
+                so_far=(lambda: _outcome(outline, done)) if start > 0 else None,
             )
             done.append(sent)
-            start, width = stop, 2 * stop
-            if budget is not None and budget.seconds is not None:
-                spent = sum(each.seconds for each in done)
-                speed = sum(each.n_passes for each in done) / max(spent, 1e-9)
-                limit = _affordable(outline, round(speed * budget.seconds))
+            start = width = stop
+            limit, classes = _limit(outline, done), outline.searched
         n_all, n_used = _passes_up_to(outline, all_images), _passes_up_to(outline, start)
         stopped = (
             f"the budget of {budget} ended it after {n_used:,} of {n_all:,} image passes"
@@ -97,11 +108,11 @@ def _outcome(outline: Outline, done: Sequence[Done], stopped: str = "") -> Searc
     return SearchOutcome(by_class=by_class, stopped=stopped)
 
 
-def _layer(outline: Outline, start: int, stop: int) -> list[Shard]:
-    """Shards over the images `start` to `stop` of every searched class, as far as it has them."""
+def _layer(outline: Outline, classes: Sequence[int], start: int, stop: int) -> list[Shard]:
+    """Shards over the images `start` to `stop` of each of `classes`, as far as it has them."""
     step = outline.rows_per_block("search")
     shards = []
-    for index in outline.searched:
+    for index in classes:
         first, last = outline.search_rows[index]
         end = min(first + stop, last)
         for row in range(first + start, end, step):
@@ -118,6 +129,35 @@ def _layer(outline: Outline, start: int, stop: int) -> list[Shard]:
                 for units in _slices(outline.units.n_units)
             ]
     return shards
+
+
+def _limit(outline: Outline, done: Sequence[Done] = ()) -> int:
+    """Images of every class that the budget pays for; one of time by the pace of what is `done`."""
+    budget = outline.settings.budget
+    if budget is None or (budget.passes is None and not done):
+        return _affordable(outline, None)
+    if budget.seconds is None:
+        return _affordable(outline, budget.passes)
+    return _affordable(outline, int(_pace(done) * budget.seconds))
+
+
+def _pace(done: Sequence[Done]) -> float:
+    """Image passes a second."""
+    return sum(each.n_passes for each in done) / max(sum(each.seconds for each in done), 1e-9)
+
+
+def _too_little(outline: Outline, done: Sequence[Done] = ()) -> SettingsError:
+    needed, n_classes = _passes_up_to(outline, _FEWEST_IMAGES), len(outline.searched)
+    enough, pace = str(needed), ""
+    if done:
+        enough = f"{math.ceil(needed / _pace(done))}s"
+        pace = f", which at {_pace(done):,.0f} a second is {enough}"
+    whose = f"each of {n_classes:,} classes" if n_classes > 1 else "the class"
+    return SettingsError(
+        f"A budget of {outline.settings.budget} pays for less than two images a class, of which nothing"
+        f" can be said: two images of {whose} take {needed:,} image passes{pace}.",
+        f"Give --budget {enough} or more, fewer --classes, or a coarser --resolution (tiles:4x6).",
+    )
 
 
 def _affordable(outline: Outline, passes: int | None) -> int:

@@ -149,12 +149,13 @@ def _borne(
     """
     if single.value is None or single.value >= _BEARABLE:
         return "orbits", "", None, single
-    from scipy.stats import norm
+    from scipy.stats import t as student
 
     sums = held.sums[:, chosen]
     error = held.standard_error[chosen]
     z = np.divide(held.mean[chosen], error, out=np.zeros_like(error), where=error > 0)
-    alone = rankable & (z > norm.isf(_STANDING_OUT / max(rankable.sum(), 1)))
+    # Of few images the error itself is uncertain; by the normal law many orbits would stand out.
+    alone = rankable & (z > student.isf(_STANDING_OUT / max(rankable.sum(), 1), held.n_images - 1))
     best: tuple[str, NDArray[np.float64], Reliability] | None = None
     for rings, sectors in _TILES:
         if rings * 2 > min(units.grid.height, units.grid.width):

@@ -85,7 +85,10 @@ class Search(Protocol):
         ...
 
     def planned_passes(self, outline: Outline) -> int:
-        """Image passes that all rounds are expected to take together."""
+        """Image passes that all rounds are expected to take together.
+
+        Raises SettingsError for a budget that pays for too little to say anything.
+        """
         ...
 
     def rounds(self, outline: Outline) -> Rounds[SearchOutcome]:
