@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,9 @@ def prepare() -> Iterator[Prepare]:
             request = AuditRequest(
                 model=LoadedModel(network, "test", "test", config),
                 source=source_from(pairs),
-                settings=settings_from({"dtype": "float64", "batch_size": 37, **SMALL, **values}),
+                settings=settings_from(
+                    {"search": "hierarchical", "dtype": "float64", "batch_size": 37, **SMALL, **values}
+                ),
                 command="test",
             )
             return stack.enter_context(prepared_audit(request, None)).subject
@@ -508,6 +510,17 @@ def test_a_class_is_searched_alike_whatever_the_others(prepare: Prepare) -> None
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 1, 9), (1, 3, 2), (1, 5, 30)])
+def test_tiny_and_lengthy_images_are_searched(shape: tuple[int, int, int], prepare: Prepare) -> None:
+    sides = default_patch_sides(*shape[1:])
+    options = {"patch_sides": None, "candidates": (12,) * len(sides)}
+    found = drive(prepare(linear_model(2, shape), random_images(6, 2, shape), **options)).outcome
+    for each in found.by_class:
+        assert each.kept is not None
+        assert 0 < each.kept.sum() < len(each.kept) - 1
+        assert not each.kept[0]
+
+
 # What it finds.
 
 
@@ -628,6 +641,17 @@ def passes(driven: Driven) -> int:
     return sum(shard.n_passes for asked in driven.rounds for shard in asked.shards)
 
 
+REFUSING: Sequence[Callable[[Outline], Any]] = (
+    SEARCH.planned_passes,
+    lambda outline: next(SEARCH.rounds(outline)),
+)
+
+
+def with_settings(subject: Subject, **values: Any) -> Outline:
+    """An outline that no audit would be prepared for."""
+    return replace(subject.outline, settings=settings_from({**SMALL, **values}))
+
+
 def test_a_budget_in_passes_thins_the_stages_evenly(prepare: Prepare) -> None:
     options = {"candidates": (100, 200), "patch_sides": (2, 1)}
     network, pairs = conv_model(2, 1), random_images(8, 2, (1, 8, 8))
@@ -650,10 +674,10 @@ def test_a_budget_for_next_to_nothing_is_refused_and_the_figure_named_is_enough(
 ) -> None:
     network, pairs = conv_model(2, 1), random_images(8, 2, (1, 8, 8))
     options = {"candidates": (100, 200), "patch_sides": (2, 1)}
-    subject = prepare(network, pairs, budget=600, **options)
-    for refused in (SEARCH.planned_passes, lambda outline: next(SEARCH.rounds(outline))):
+    outline = with_settings(prepare(network, pairs), budget=600, **options)
+    for refused in REFUSING:
         with pytest.raises(SettingsError, match="less than 30 candidates") as error:
-            refused(subject.outline)
+            refused(outline)
     needed = int(error.value.next_step.split("--budget of ")[1].split(" passes")[0].replace(",", ""))
     enough = prepare(network, pairs, budget=needed, **options)
     assert 30 * 8 * 3 <= SEARCH.planned_passes(enough.outline) <= needed < 1.1 * 30 * 8 * 3
@@ -714,18 +738,13 @@ def test_what_there_is_so_far_is_shown_after_every_stage(prepare: Prepare) -> No
         ({"candidates": None, "patch_sides": (9, 1)}, "Patches of 9 bins do not fit"),
         ({"candidates": None, "patch_sides": (1, 2)}, "grow from one stage"),
         ({"kept_share": 1.0}, "nothing to look for"),
-        ({"resolution": "tiles:2x4"}, "no use for --resolution tiles:2x4"),
     ],
     ids=str,
 )
 def test_settings_that_contradict_each_other_are_refused_beforehand(
     options: dict[str, Any], told: str, prepare: Prepare
 ) -> None:
-    subject = prepare(conv_model(2, 1), random_images(6, 2, (1, 8, 8)), **options)
-    refusing: Sequence[Callable[[Outline], Any]] = (
-        SEARCH.planned_passes,
-        lambda outline: next(SEARCH.rounds(outline)),
-    )
-    for refused in refusing:
+    subject = prepare(conv_model(2, 1), random_images(6, 2, (1, 8, 8)))
+    for refused in REFUSING:
         with pytest.raises(SettingsError, match=told):
-            refused(subject.outline)
+            refused(with_settings(subject, **options))

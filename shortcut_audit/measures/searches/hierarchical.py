@@ -113,7 +113,8 @@ class HierarchicalSearch:
             n_scored += first
             for index in outline.searched:
                 sums, n_by_fold = _sums_by_fold(outline, index, done, first)
-                found[index] = found[index].after(draws[index], sums, n_by_fold)
+                # Popped: what a class has drawn on is not kept while the others are counted.
+                found[index] = found[index].after(draws.pop(index), sums, n_by_fold)
             if stage + 1 < plan.n_stages and counts[stage + 1] == 0:
                 break
         return _outcome(outline, plan, counts, found, why_less(plan, stage, n_scored, budget))
@@ -239,7 +240,7 @@ class _ClassStages:
     index: int
     parents: BoolArray
     best: tuple[BoolArray, ...]
-    effects: NDArray[np.float64]
+    effects: NDArray[np.float32]
     weight: NDArray[np.float64]
     n_by_fold: NDArray[np.int64]
 
@@ -251,7 +252,7 @@ class _ClassStages:
             index=index,
             parents=rankable_orbits(outline)[None],
             best=(),
-            effects=np.zeros((folds, n_orbits)),
+            effects=np.zeros((folds, n_orbits), dtype=np.float32),
             weight=np.zeros(n_orbits),
             n_by_fold=np.zeros(folds, dtype=np.int64),
         )
@@ -279,7 +280,7 @@ class _ClassStages:
             index=self.index,
             parents=parents,
             best=(*self.best, parents[0]),
-            effects=self.effects + effects * n_telling,
+            effects=(self.effects + effects * n_telling).astype(np.float32),
             weight=self.weight + n_telling,
             n_by_fold=n_by_fold,
         )

@@ -8,7 +8,7 @@ the shard that scores it, so that only this recipe has to travel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ DRAWN_TOGETHER = 48
 _LOOKED_AT = 256
 
 
+@lru_cache(maxsize=16)
 def patch_units(grid: FrequencyGrid, side: int, name: Literal["even", "shifted"]) -> Units:
     """The patches of `side` x `side` bins that divide the centred plane, each with its mirror image.
 

@@ -100,12 +100,6 @@ def stage_plan(outline: Outline) -> StagePlan:
             "A map that keeps the whole spectrum leaves a hierarchical search nothing to look for.",
             "Choose a --kept-share below 1.",
         )
-    if settings.resolution not in ("auto", "orbits"):
-        raise SettingsError(
-            f"A hierarchical search has no use for --resolution {settings.resolution}: its stages have"
-            " patches of their own.",
-            "Give --patch-sides instead; the last one is the resolution.",
-        )
     return StagePlan(sides, candidates, settings.kept_share ** (1 / len(sides)))
 
 
