@@ -126,4 +126,8 @@ def _finding(
         by_class=tuple(by_class),
     )
     arrays: Arrays = {f"{MEASURE}/importance/{score}": values for score, values in importance.items()}
-    return finding, {**arrays, f"{MEASURE}/rank": rank, f"{MEASURE}/kept": kept}
+    arrays |= {f"{MEASURE}/rank": rank, f"{MEASURE}/kept": kept}
+    probed = [found.n_probed for found in outcome.by_class if found.n_probed is not None]
+    if len(probed) == len(outcome.by_class):
+        arrays[f"{MEASURE}/n_probed"] = np.stack(probed)
+    return finding, arrays

@@ -311,7 +311,9 @@ class DominantFrequenciesFinding(Frozen):
 
     Arrays, all (n_searched_classes, n_orbits) in the order of `by_class`:
     `dominant_frequencies/importance/<response>`, `dominant_frequencies/rank` (1 = most important,
-    0 = not ranked) and `dominant_frequencies/kept` (the map; always-kept DC not counted).
+    0 = not ranked) and `dominant_frequencies/kept` (the map; always-kept DC not counted). Of screened
+    maps also `dominant_frequencies/n_probed`: images that an orbit was really probed on; importances
+    are estimates where that is less than `n_search`.
     """
 
     measure: Literal["dominant_frequencies"] = "dominant_frequencies"

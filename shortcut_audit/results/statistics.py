@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "auc_interval",
+    "halvings",
     "images_for_reliability",
     "proportion_interval",
     "spearman",
@@ -88,6 +90,14 @@ def images_for_reliability(found: float | None, n_images: int, target: float) ->
     return int(math.ceil(round(needed / step, 9)) * step)
 
 
+def halvings(n_folds: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Every way of halving an even number of folds, each once: 35 for eight."""
+    # Fold 0 always goes left, so that no split is met twice in mirror image.
+    for rest in combinations(range(1, n_folds), n_folds // 2 - 1):
+        left = [0, *rest]
+        yield left, [fold for fold in range(n_folds) if fold not in left]
+
+
 def split_half_correlation(
     fold_sums: NDArray[np.floating], n_by_fold: NDArray[np.integer]
 ) -> tuple[float | None, int]:
@@ -98,12 +108,8 @@ def split_half_correlation(
     particular halving out of the figure. Returns the mean, or None where a half has no image or
     no variation in any split, and the number of splits that counted.
     """
-    n_folds = len(n_by_fold)
     found: list[float] = []
-    # Fold 0 always goes left, so that no split is met twice in mirror image.
-    for rest in combinations(range(1, n_folds), n_folds // 2 - 1):
-        left = [0, *rest]
-        right = [fold for fold in range(n_folds) if fold not in left]
+    for left, right in halvings(len(n_by_fold)):
         n_left, n_right = int(n_by_fold[left].sum()), int(n_by_fold[right].sum())
         if n_left == 0 or n_right == 0:
             continue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,22 @@ from shortcut_audit.measures.interface import Outline, Shard, Totals
 from shortcut_audit.measures.searches.interface import ClassSearch
 from shortcut_audit.results.findings import Fidelity, Reliability
 from shortcut_audit.results.settings import RESPONSES, MapScore
-from shortcut_audit.results.statistics import spearman_brown, split_half_correlation
+from shortcut_audit.results.statistics import (
+    halvings,
+    spearman,
+    spearman_brown,
+    split_half_correlation,
+)
 
-__all__ = ["FoldSums", "map_of", "n_folds", "rankable_orbits", "reliability_of"]
+__all__ = [
+    "FoldSums",
+    "map_of",
+    "n_folds",
+    "rankable_orbits",
+    "reliability_of",
+    "screened_map",
+    "totals_by_fold",
+]
 
 MAX_FOLDS = 8
 # Below, at most a third of the ranking's order would come out again: orbits are too fine.
@@ -101,9 +114,7 @@ def totals_by_fold(
     }
 
 
-def map_of(
-    outline: Outline, class_index: int, held: FoldSums, fidelity: Fidelity | None = None
-) -> ClassSearch:
+def map_of(outline: Outline, class_index: int, held: FoldSums) -> ClassSearch:
     """The map of a class from sums over its images, at the resolution that the settings ask for.
 
     Raises SettingsError where fewer than two images were measured.
@@ -113,95 +124,165 @@ def map_of(
             "The budget pays for less than two images a class, of which nothing can be said.",
             "Raise --budget, choose fewer --classes or a coarser --resolution, or --search screened.",
         )
-    settings, units = outline.settings, outline.units
     rankable = rankable_orbits(outline)
-    by_orbit = units.per_orbit(held.mean)
-    chosen = RESPONSES.index(settings.response)
+    units, chosen = outline.units, RESPONSES.index(outline.settings.response)
     reliability: dict[MapScore, Reliability] = {
         response: reliability_of(units.per_orbit(held.sums[:, number])[:, rankable], held.n_by_fold)
         for number, response in enumerate(RESPONSES)
     }
-    resolution, reason, ranking = units.name, "", None
-    if settings.resolution == "auto":
-        resolution, reason, ranking, own = _borne(
-            held, chosen, units, rankable, reliability[settings.response]
-        )
-        reliability[settings.response] = own
-    return ClassSearch(
+    found = ClassSearch(
         class_index=class_index,
         n_images=held.n_images,
-        score=settings.response,
-        importance={r: by_orbit[number].astype(np.float32) for number, r in enumerate(RESPONSES)},
+        score=outline.settings.response,
+        importance=_by_response(units.per_orbit(held.mean)),
         reliability=reliability,
-        ranking=ranking,
-        resolution=resolution,
-        resolution_reason=reason,
-        fidelity=fidelity,
+        resolution=units.name,
     )
+    pairs = _fold_halves(units.per_orbit(held.sums[:, chosen]), held.n_by_fold)
+    return _at_borne_resolution(outline, found, held.mean[chosen], held.standard_error[chosen], pairs)
 
 
-def _borne(
-    held: FoldSums, chosen: int, units: Units, rankable: BoolArray, single: Reliability
-) -> tuple[str, str, NDArray[np.float64] | None, Reliability]:
-    """The finest resolution at which the map repeats: name, why, values to rank by, reliability.
+def screened_map(
+    outline: Outline,
+    class_index: int,
+    mean: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+    halves: NDArray[np.float64],
+    n_images: int,
+    fidelity: Fidelity | None,
+    n_probed: NDArray[np.float64],
+) -> ClassSearch:
+    """The map of a class from estimates: `mean`, `deviation` (n_scores, n_units), and the same maps
+    from halves of the images, `halves` (n_scores, n_splits, 2, n_units).
 
+    `n_probed` (n_units,): images that each unit was probed on, rather than estimated.
+    """
+    rankable, units = rankable_orbits(outline), outline.units
+    chosen = RESPONSES.index(outline.settings.response)
+    by_orbit = units.per_orbit(halves)
+    reliability: dict[MapScore, Reliability] = {
+        response: _reliability_of_pairs(by_orbit[number][..., rankable], n_images)
+        for number, response in enumerate(RESPONSES)
+    }
+    found = ClassSearch(
+        class_index=class_index,
+        n_images=n_images,
+        score=outline.settings.response,
+        importance=_by_response(units.per_orbit(mean)),
+        reliability=reliability,
+        resolution=units.name,
+        fidelity=fidelity,
+        n_probed=n_probed[units.unit_of_orbit].astype(np.int32),
+    )
+    return _at_borne_resolution(outline, found, mean[chosen], deviation[chosen], list(by_orbit[chosen]))
+
+
+def _by_response(by_orbit: NDArray[np.float64]) -> dict[MapScore, NDArray[np.float32]]:
+    return {r: by_orbit[number].astype(np.float32) for number, r in enumerate(RESPONSES)}
+
+
+def _fold_halves(
+    fold_sums: NDArray[np.float64], n_by_fold: NDArray[np.int64]
+) -> list[NDArray[np.float64]]:
+    """Maps (2, n) of both sides of every halving of the folds that has images on both."""
+    pairs = []
+    for left, right in halvings(len(n_by_fold)):
+        n = n_by_fold[left].sum(), n_by_fold[right].sum()
+        if min(n) > 0:
+            sides = (fold_sums[side].sum(axis=0) / m for side, m in zip((left, right), n, strict=True))
+            pairs.append(np.stack(list(sides)))
+    return pairs
+
+
+def _at_borne_resolution(
+    outline: Outline,
+    found: ClassSearch,
+    mean: NDArray[np.float64],
+    error: NDArray[np.float64],
+    pairs: Sequence[NDArray[np.float64]],
+) -> ClassSearch:
+    """`found` at the finest resolution at which it repeats, where the settings leave that open.
+
+    `mean`, `error` (n_units,) of the ranking score; `pairs`: its maps (2, n_orbits) from halves.
     Orbits that stand out of their own noise stay single, whatever the rest is worth.
     """
-    if single.value is None or single.value >= _BEARABLE:
-        return "orbits", "", None, single
-    from scipy.stats import t as student
+    single = found.reliability[found.score]
+    if outline.settings.resolution != "auto" or single.value is None or single.value >= _BEARABLE:
+        return found
+    from scipy.stats import norm
 
-    sums = held.sums[:, chosen]
-    error = held.standard_error[chosen]
-    z = np.divide(held.mean[chosen], error, out=np.zeros_like(error), where=error > 0)
-    # Of few images the error itself is uncertain; by the normal law many orbits would stand out.
-    alone = rankable & (z > student.isf(_STANDING_OUT / max(rankable.sum(), 1), held.n_images - 1))
-    best: tuple[str, NDArray[np.float64], Reliability] | None = None
+    rankable, grid = rankable_orbits(outline), outline.grid
+    z = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
+    alone = rankable & (z > norm.isf(_STANDING_OUT / max(rankable.sum(), 1)))
+    best: tuple[str, Reliability] | None = None
     for rings, sectors in _TILES:
-        if rings * 2 > min(units.grid.height, units.grid.width):
+        if rings * 2 > min(grid.height, grid.width):
             continue
-        name = f"tiles:{rings}x{sectors}"
-        tiles = Units.named(name, units.grid)
-        pooled = _pooled(sums, tiles, alone | ~rankable)
-        found = reliability_of(pooled[:, rankable], held.n_by_fold)
-        if best is None or (found.value or -1) > (best[2].value or -1):
-            best = name, pooled.sum(axis=0) / held.n_images, found
-        if found.value is not None and found.value >= _BEARABLE:
+        tiles = Units.named(f"tiles:{rings}x{sectors}", grid)
+        pooled = [_pooled(pair, tiles, alone | ~rankable)[:, rankable] for pair in pairs]
+        reliability = _reliability_of_pairs(pooled, single.n_images)
+        if best is None or (reliability.value or -1) > (best[1].value or -1):
+            best = tiles.name, reliability
+        if reliability.value is not None and reliability.value >= _BEARABLE:
             break
-    if best is None or (best[2].value or -1) <= (single.value or -1):
-        return "orbits", "", None, single
-    name, ranking, found = best
+    if best is None or best[1].value is None or best[1].value <= single.value:
+        return found
+    name, reliability = best
     standing = (
-        f" {int(alone.sum())} orbits stand out by themselves and are ranked alone;" if alone.any() else ""
+        f"{int(alone.sum())} orbits stand out and are ranked by themselves; " if alone.any() else ""
     )
-    reason = (
-        f"{standing} a map of single orbits from {held.n_images} images has reliability"
-        f" {single.value:.2f}, so neighbours share their mean importance, which has {found.value:.2f}"
+    return replace(
+        found,
+        reliability={**found.reliability, found.score: reliability},
+        ranking=_pooled(mean[None], Units.named(name, grid), alone | ~rankable)[0],
+        resolution=name,
+        resolution_reason=(
+            f"{standing}a map of single orbits from {found.n_images} images has reliability"
+            f" {single.value:.2f}, so neighbours share their mean importance, which has"
+            f" {reliability.value:.2f}"
+        ),
     )
-    return name, reason.strip(), ranking, found
 
 
-def _pooled(sums: NDArray[np.float64], tiles: Units, alone: BoolArray) -> NDArray[np.float64]:
-    """Sums (n_folds, n_orbits) averaged over each tile's orbits, but for those that stand alone."""
-    others = np.where(alone, 0.0, sums)
+def _pooled(maps: NDArray[np.float64], tiles: Units, alone: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Maps (n, n_orbits) averaged over each tile's orbits, but for those that stand alone."""
+    others = np.where(alone, 0.0, maps)
     n_others = tiles.sums((~alone).astype(np.float64))
     mean = np.divide(
-        tiles.sums(others), n_others, out=np.zeros((len(sums), tiles.n_units)), where=n_others > 0
+        tiles.sums(others), n_others, out=np.zeros((len(maps), tiles.n_units)), where=n_others > 0
     )
-    return np.where(alone, sums, mean[:, tiles.unit_of_orbit])
+    return np.where(alone, maps, mean[:, tiles.unit_of_orbit])
+
+
+def _reliability_of_pairs(
+    pairs: Sequence[NDArray[np.float64]] | NDArray[np.float64], n_images: int
+) -> Reliability:
+    """Reliability from maps (2, n) of halves, averaged over the ways of halving."""
+    correlations = [spearman(*pair) for pair in pairs]
+    counted = [value for value in correlations if value is not None]
+    if not counted:
+        return _constant(n_images)
+    half = float(np.mean(counted))
+    return Reliability(
+        half_correlation=half, value=spearman_brown(half), n_images=n_images, n_splits=len(counted)
+    )
+
+
+def _constant(n_images: int) -> Reliability:
+    return Reliability(
+        half_correlation=None,
+        value=None,
+        n_images=n_images,
+        n_splits=0,
+        reason="the map is constant: removing any orbit changes nothing",
+    )
 
 
 def reliability_of(fold_sums: NDArray[np.float64], n_by_fold: NDArray[np.int64]) -> Reliability:
     """Reliability of a map (n,) from its sums over folds (n_folds, n)."""
     correlation, n_splits = split_half_correlation(fold_sums, n_by_fold)
     if correlation is None:
-        return Reliability(
-            half_correlation=None,
-            value=None,
-            n_images=int(n_by_fold.sum()),
-            n_splits=0,
-            reason="the map is constant: removing any orbit changes nothing",
-        )
+        return _constant(int(n_by_fold.sum()))
     return Reliability(
         half_correlation=correlation,
         value=spearman_brown(correlation),

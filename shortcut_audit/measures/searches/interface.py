@@ -39,7 +39,8 @@ class ClassSearch:
     `importance`: (n_orbits,) float32 of every score that was measured; `score` is the one that ranks.
     `kept`: (n_orbits,) a joint search's own map; None: the top share of the ranking. `ranking`:
     (n_orbits,) what ranks where it is coarser than `importance`, which then orders within. `n_images`:
-    search images that the map rests on. `resolution`: what is ranked (`Units.name`).
+    search images that the map rests on. `resolution`: what is ranked (`Units.name`). `n_probed`:
+    (n_orbits,) images that an orbit was really probed on, where importances are partly estimates.
     """
 
     class_index: int
@@ -52,6 +53,7 @@ class ClassSearch:
     resolution: str = "orbits"
     resolution_reason: str = ""
     fidelity: Fidelity | None = None
+    n_probed: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)

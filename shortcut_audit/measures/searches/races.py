@@ -1,0 +1,227 @@
+"""Races: which orbits are in the top share, from a first-order guess and as few exact probes as it takes.
+
+A random sample of orbits, probed exactly, says how first order and truth hang together: the guess for all
+other orbits, and how far off it tends to be. Guess and probes of an orbit then weigh against each other
+as normal distributions do. Whoever is not surely in or out of the top share runs on, over further images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortcut_audit.fourier.masks import BoolArray
+from shortcut_audit.results.findings import Fidelity
+
+__all__ = ["Guess", "Probed", "calibrated", "fidelity_of", "stratified_sample", "undecided", "weighed"]
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+# Units of the sample are guessed from the others in this many groups, to see how far off guesses are.
+_GROUPS = 8
+# Guesses err with heavier tails than a normal distribution; their variance is taken this much larger.
+_CAUTION = 2.0
+# And a guess errs by a factor too: what it puts highest is not to be taken for settled.
+_RELATIVE_ERROR = 0.5
+# What the common spread of responses weighs against an orbit's own, in images.
+_IMAGES_OF_COMMON_SPREAD = 4.0
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Exact probes of units: images `n`, mean response and sum of squares about it, (n_units,) each."""
+
+    n: FloatArray
+    mean: FloatArray
+    scatter: FloatArray
+
+    @classmethod
+    def of_sums(cls, n: FloatArray, sums: FloatArray, squares: FloatArray) -> Probed:
+        """From counts, sums and sums of squares."""
+        mean = np.divide(sums, n, out=np.zeros_like(sums), where=n > 0)
+        return cls(n, mean, np.maximum(squares - n * mean**2, 0.0))
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What first order says of every unit before it is probed, in the units of one response.
+
+    `mean`, `deviation` (n_units,): of the normal distribution that the truth is thought to come from;
+    `spread` (n_units,): standard deviation of single images' responses.
+    """
+
+    mean: FloatArray
+    deviation: FloatArray
+    spread: FloatArray
+
+
+def design(features: FloatArray) -> FloatArray:
+    """Columns (n_units, 6) that responses are guessed from.
+
+    `features` (3, n_units): first-order response, first-order squared logit change, energy of the wave.
+    Beside the response itself stands the size of the logit change: networks bend, and what moves the
+    logits far in any direction mostly moves them away from the class.
+    """
+    response, squared, energy = features
+    size, amplitude = np.sqrt(np.maximum(squared, 0)), np.sqrt(np.maximum(energy, 0))
+    columns = [response, np.abs(response), size, size**2, amplitude]
+    scaled = [column / max(float(np.abs(column).mean()), 1e-300) for column in columns]
+    return np.stack([np.ones_like(size), *scaled], axis=1)
+
+
+def calibrated(
+    columns: FloatArray, size: FloatArray, sample: IntArray, probed: Probed
+) -> tuple[Guess, FloatArray]:
+    """A guess for every unit, and for the units of `sample` one in which their own probes have no part.
+
+    `columns` (n_units, 6) from `design`; `size` (n_units,) first-order size of the logit change, which
+    errors and spreads are taken in proportion to; `sample` (m,) units; `probed` covers all units.
+    """
+    size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-300))
+    mean, n = probed.mean[sample], np.maximum(probed.n[sample], 2)
+    variance = probed.scatter[sample] / (n - 1)
+    spread = float(np.median(np.sqrt(variance) / size[sample]))
+    noise = (variance + (spread * size[sample]) ** 2) / 2 / n
+    rest = 0.0
+    weights: FloatArray
+    for _ in range(3):
+        weights = 1 / np.maximum(noise + rest * size[sample] ** 2, 1e-300)
+        apart = np.empty(len(sample))
+        for group in range(min(_GROUPS, len(sample))):
+            own = np.arange(len(sample)) % _GROUPS == group
+            fit = _fitted(columns[sample[~own]], mean[~own], weights[~own])
+            apart[own] = columns[sample[own]] @ fit
+        off = ((mean - apart) ** 2 - noise) / size[sample] ** 2
+        # Of errors in proportion to size, with the largest tenth cut: one odd orbit is no rule.
+        rest = max(float(np.mean(np.minimum(off, np.quantile(off, 0.9)))), 1e-6 * spread**2)
+    fit = _fitted(columns[sample], mean, weights)
+    told = columns @ fit
+    deviation: FloatArray = np.sqrt(_CAUTION * rest) * size
+    deviation = np.maximum(deviation, _RELATIVE_ERROR * np.abs(told))
+    guess = Guess(mean=told, deviation=deviation, spread=spread * size)
+    return guess, apart
+
+
+def _fitted(columns: FloatArray, target: FloatArray, weights: FloatArray) -> FloatArray:
+    """Coefficients of a weighted ridge regression."""
+    weights = weights / weights.sum()
+    normal = columns.T @ (weights[:, None] * columns)
+    ridge = _RIDGE * np.diag(np.maximum(np.diag(normal), 1e-300))
+    solution: FloatArray = np.linalg.solve(normal + ridge, columns.T @ (weights * target))
+    return solution
+
+
+def weighed(guess: Guess, probed: Probed, n_images: int) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of each unit's importance, guess and probes together, (n_units,) each.
+
+    A unit that was probed on all `n_images` has its exact importance, and nothing left to find out.
+    """
+    n = probed.n
+    variance = (_IMAGES_OF_COMMON_SPREAD * guess.spread**2 + probed.scatter) / (
+        _IMAGES_OF_COMMON_SPREAD + np.maximum(n - 1, 0)
+    )
+    from_guess = 1 / np.maximum(guess.deviation**2, 1e-300)
+    from_probes = n / np.maximum(variance, 1e-300)
+    total = from_guess + from_probes
+    mean = (guess.mean * from_guess + probed.mean * from_probes) / total
+    whole = n >= n_images
+    return np.where(whole, probed.mean, mean), np.where(whole, 0.0, 1 / np.sqrt(total))
+
+
+def undecided(
+    mean: FloatArray, deviation: FloatArray, rankable: BoolArray, n_top: int, confidence: float
+) -> IntArray:
+    """Units not yet surely in or out of the `n_top` leading ones, the least sure first."""
+    from scipy.stats import norm
+
+    ranked = np.sort(mean[rankable])[::-1]
+    if n_top >= len(ranked):
+        return np.zeros(0, dtype=np.int64)
+    border = (ranked[n_top - 1] + ranked[n_top]) / 2
+    distance = np.abs(mean - border) / np.maximum(deviation, 1e-300)
+    running = np.flatnonzero(rankable & (deviation > 0) & (distance < norm.isf(1 - confidence)))
+    order: IntArray = running[np.argsort(distance[running], kind="stable")]
+    return order
+
+
+def stratified_sample(
+    size: FloatArray, rankable: BoolArray, n_top: int, n_sampled: int, generator: np.random.Generator
+) -> tuple[IntArray, FloatArray]:
+    """Units to calibrate by, (m,), and how many units each stands for, (m,).
+
+    Half of them from the 3 `n_top` units that move the logits most, where the top share will be found,
+    half from all others.
+    """
+    candidates = np.flatnonzero(rankable)
+    order = candidates[np.argsort(-size[candidates], kind="stable")]
+    strata = order[: 3 * n_top], order[3 * n_top :]
+    quota = [min(n_sampled // 2, len(strata[0])), 0]
+    quota[1] = min(n_sampled - quota[0], len(strata[1]))
+    chosen = [
+        np.sort(generator.choice(stratum, number, replace=False))
+        for stratum, number in zip(strata, quota, strict=True)
+    ]
+    stands_for = [
+        np.full(number, len(stratum) / max(number, 1))
+        for stratum, number in zip(strata, quota, strict=True)
+    ]
+    return np.concatenate(chosen), np.concatenate(stands_for)
+
+
+def fidelity_of(
+    told: FloatArray,
+    exact: FloatArray,
+    stands_for: FloatArray,
+    in_map: BoolArray,
+    share: float,
+    n_images: int,
+) -> Fidelity:
+    """How near the map comes to exact probes of sampled units, each standing for `stands_for` others.
+
+    `told` (m,): what the map says of them without their own probes; `exact` (m,); `in_map` (m,):
+    whether that puts them into the top share; `share`: of units that the top share holds.
+    """
+    in_exact = _leading(exact, stands_for, share)
+    mass = np.maximum(exact, 0) * stands_for
+    n_leading = float(stands_for[in_exact].sum())
+    held = float(mass[in_exact].sum())
+    return Fidelity(
+        rank_correlation=_weighted_spearman(told, exact, stands_for),
+        overlap=float(stands_for[in_exact & in_map].sum()) / n_leading if n_leading else None,
+        loss_mass=min(1.0, float(mass[in_map].sum()) / held) if held > 0 else None,
+        n_orbits=len(exact),
+        n_images=n_images,
+    )
+
+
+def _leading(values: FloatArray, stands_for: FloatArray, share: float) -> BoolArray:
+    """The leading units that stand for a `share` of all; at least one."""
+    order = np.argsort(-values, kind="stable")
+    before = np.cumsum(stands_for[order]) - stands_for[order]
+    leading = np.zeros(len(values), dtype=np.bool_)
+    leading[order[before < share * stands_for.sum()]] = True
+    return leading
+
+
+def _weighted_spearman(a: FloatArray, b: FloatArray, weights: FloatArray) -> float | None:
+    """Spearman correlation of units that stand for `weights` units each."""
+    if len(a) < 3:
+        return None
+    # Ranks as they would be in the whole: a unit lies behind all that those before it stand for.
+    ranks = [_weighted_ranks(values, weights) for values in (a, b)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return None
+    centred = [rank - np.average(rank, weights=weights) for rank in ranks]
+    covariance = float(np.sum(weights * centred[0] * centred[1]))
+    return covariance / float(np.sqrt(np.prod([np.sum(weights * c**2) for c in centred])))
+
+
+def _weighted_ranks(values: FloatArray, weights: FloatArray) -> FloatArray:
+    levels, level = np.unique(values, return_inverse=True)
+    total = np.bincount(level, weights=weights, minlength=len(levels))
+    ranks: FloatArray = (np.cumsum(total) - total / 2)[level]
+    return ranks
