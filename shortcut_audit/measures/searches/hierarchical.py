@@ -287,7 +287,11 @@ class _ClassStages:
 
     def told(self, outline: Outline) -> ClassSearch:
         """The class's map. Importance is the mean main effect of keeping an orbit over all candidates
-        that tell; it ranks within, the last stage whose best mask holds the orbit ranks first."""
+        that tell; it ranks within, the last stage whose best mask holds the orbit ranks first.
+
+        Reliability is over images under these masks: those of later stages were chosen by all images,
+        and other seeds draw other masks; both make a map vary more than it says.
+        """
         last_held = np.zeros(outline.grid.n_orbits)
         for stage, mask in enumerate(self.best, start=1):
             last_held[mask] = stage
