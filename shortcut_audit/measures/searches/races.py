@@ -108,10 +108,10 @@ def calibrated(
 
 def _fitted(columns: FloatArray, target: FloatArray, weights: FloatArray) -> FloatArray:
     """Coefficients of a weighted ridge regression."""
-    weights = weights / weights.sum()
-    normal = columns.T @ (weights[:, None] * columns)
+    shares: FloatArray = weights / weights.sum()
+    normal = columns.T @ (shares[:, None] * columns)
     ridge = _RIDGE * np.diag(np.maximum(np.diag(normal), 1e-300))
-    solution: FloatArray = np.linalg.solve(normal + ridge, columns.T @ (weights * target))
+    solution: FloatArray = np.linalg.solve(normal + ridge, columns.T @ (shares * target))
     return solution
 
 
