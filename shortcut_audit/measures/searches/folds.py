@@ -209,11 +209,12 @@ def _at_borne_resolution(
     single = found.reliability[found.score]
     if outline.settings.resolution != "auto" or single.value is None or single.value >= _BEARABLE:
         return found
-    from scipy.stats import norm
+    from scipy.stats import t as student
 
     rankable, grid = rankable_orbits(outline), outline.grid
-    z = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
-    alone = rankable & (z > norm.isf(_STANDING_OUT / max(rankable.sum(), 1)))
+    t = np.divide(mean, error, out=np.zeros_like(mean), where=error > 0)
+    # Of few images the error itself is uncertain; by the normal law most maps of noise would have some.
+    alone = rankable & (t > student.isf(_STANDING_OUT / max(rankable.sum(), 1), found.n_images - 1))
     best: tuple[str, Reliability] | None = None
     for rings, sectors in _TILES:
         if rings * 2 > min(grid.height, grid.width):
@@ -228,8 +229,11 @@ def _at_borne_resolution(
     if best is None or best[1].value is None or best[1].value <= single.value:
         return found
     name, reliability = best
+    n_alone = int(alone.sum())
     standing = (
-        f"{int(alone.sum())} orbits stand out and are ranked by themselves; " if alone.any() else ""
+        f"{n_alone} orbits stand out and are ranked by themselves; "
+        if n_alone > 1
+        else "1 orbit stands out and is ranked by itself; " * n_alone
     )
     return replace(
         found,
