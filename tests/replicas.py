@@ -85,16 +85,62 @@ def importance_of(
     std: np.ndarray | float = 1.0,
 ) -> dict[frozenset[tuple[int, int]], float]:
     """Mean response over `images` (n, C, H, W) to removing each conjugate pair."""
-    height, width = images.shape[-2:]
-    found = {}
-    for pair in conjugate_pairs(height, width):
-        total = 0.0
-        for image in images:
-            clean = logits_of(network, image, mean, std)
-            filtered = logits_of(network, remove_bins(image, pair), mean, std)
-            total += response_of(response, filtered, clean, label)
-        found[frozenset(pair)] = total / len(images)
-    return found
+    pairs = conjugate_pairs(*images.shape[-2:])
+    return {
+        frozenset(pair): response_to_removing(pair, network, images, label, response, mean, std)
+        for pair in pairs
+    }
+
+
+def response_to_removing(
+    bins: set[tuple[int, int]],
+    network: nn.Module,
+    images: np.ndarray,
+    label: int,
+    response: str,
+    mean: np.ndarray | float = 0.0,
+    std: np.ndarray | float = 1.0,
+) -> float:
+    """Mean response over `images` (n, C, H, W) to removing all `bins` at once."""
+    total = 0.0
+    for image in images:
+        clean = logits_of(network, image, mean, std)
+        filtered = logits_of(network, remove_bins(image, bins), mean, std)
+        total += response_of(response, filtered, clean, label)
+    return total / len(images)
+
+
+def place_of(height: int, width: int, bin_: tuple[int, int]) -> tuple[int, int]:
+    """Signed frequency (u, v) of a pair of bins: that of its member in the half plane v >= 0.
+
+    A Nyquist line bears its positive name; where both members lie in the half plane, u >= 0 speaks.
+    """
+    members = []
+    for u, v in (bin_, (-bin_[0] % height, -bin_[1] % width)):
+        members.append((u - height if 2 * u > height else u, v - width if 2 * v > width else v))
+    return max(members, key=lambda member: (member[1], member[0]))
+
+
+def patch_of(height: int, width: int, side: int, bin_: tuple[int, int]) -> frozenset[tuple[int, int]]:
+    """The square of `side` bins that a bin lies in, as its number and its mirror image's.
+
+    Squares are counted from DC; what lies half way between two belongs to the one nearer to DC.
+    """
+    row, column = (
+        int(math.copysign(math.ceil(abs(k) / side - 0.5), k)) for k in place_of(height, width, bin_)
+    )
+    return frozenset({(row, column), (-row, -column)})
+
+
+def tile_of(
+    height: int, width: int, n_rings: int, n_sectors: int, bin_: tuple[int, int]
+) -> tuple[int, int]:
+    """Ring and sector of a bin: equal widths up to Nyquist, equal angles centred on the axes."""
+    u, v = place_of(height, width, bin_)
+    radius = math.hypot(u / height, v / width) * min(height, width)
+    ring = min(math.floor(radius * n_rings / (min(height, width) / 2) + 1e-9), n_rings - 1)
+    turns = math.degrees(math.atan2(u / height, v / width)) * n_sectors / 180
+    return ring, math.floor(round(turns + 0.5, 9)) % n_sectors
 
 
 def adcs_of(amplitude: np.ndarray) -> np.ndarray:

@@ -75,6 +75,16 @@ def test_ranks_count_from_one_and_skip_what_is_not_ranked() -> None:
     assert rank.tolist() == [0, 4, 1, 2, 3]
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, max_size=30))
+def test_coarse_values_rank_first_and_importance_among_equals(rows: list[tuple[int, int, bool]]) -> None:
+    importance, coarse, rankable = (np.array(column) for column in zip(*rows, strict=True))
+    rank = rank_orbits(importance.astype(float), rankable, coarse.astype(float))
+    candidates = [orbit for orbit, row in enumerate(rows) if row[2]]
+    order = sorted(candidates, key=lambda orbit: (-rows[orbit][1], -rows[orbit][0], orbit))
+    assert [rank[orbit] for orbit in order] == list(range(1, len(order) + 1))
+    assert (rank[~rankable] == 0).all()
+
+
 def test_the_whole_share_keeps_all_ranked_orbits() -> None:
     grid = FrequencyGrid(6, 5)
     rankable = np.arange(grid.n_orbits) > 0

@@ -11,6 +11,7 @@ from replicas import importance_of
 from torch import nn
 
 from shortcut_audit.measures import interface
+from shortcut_audit.measures.searches import exact
 from shortcut_audit.results.settings import RESPONSES
 
 SHAPES = [(1, 8, 8), (3, 7, 7), (1, 6, 9), (3, 9, 6)]
@@ -128,7 +129,7 @@ def test_batch_size_and_shard_borders_change_nothing(
     network, pairs = conv_model(2, 1), random_images(12, 2, (1, 8, 8))
     whole = run_on(network, pairs, batch_size=500).result
     monkeypatch.setattr(interface, "PASSES_PER_SHARD", 40)
-    monkeypatch.setattr("shortcut_audit.measures.dominant_frequencies.PASSES_PER_SHARD", 13, raising=True)
+    monkeypatch.setattr(exact, "PASSES_PER_SHARD", 13)
     cut = run_on(network, pairs, batch_size=3).result
     for name, array in whole.arrays.items():
         np.testing.assert_allclose(cut.arrays[name], array, atol=1e-6, err_msg=name)

@@ -13,6 +13,7 @@ from torch import nn
 
 import shortcut_audit as sa
 from shortcut_audit.measures import interface
+from shortcut_audit.measures.searches import exact
 from shortcut_audit.report.html import render
 
 
@@ -33,11 +34,11 @@ class CountingSet:
 
 
 @pytest.mark.parametrize("passes_per_shard", [30, 8192])
-def test_every_image_used_is_decoded_once_and_transformed_once(
+def test_every_image_is_decoded_once_and_transformed_once_and_once_more_for_the_search(
     passes_per_shard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interface, "PASSES_PER_SHARD", passes_per_shard)
-    monkeypatch.setattr("shortcut_audit.measures.dominant_frequencies.PASSES_PER_SHARD", passes_per_shard)
+    monkeypatch.setattr(exact, "PASSES_PER_SHARD", passes_per_shard)
     n_transformed = 0
     original = interface.spectrum_of
 
@@ -51,7 +52,8 @@ def test_every_image_used_is_decoded_once_and_transformed_once(
     result = sa.audit(conv_model(3, 3), images, images_per_class=8, batch_size=32)
     render(result)
     assert sorted(images.n_decoded.tolist()) == [0] * 12 + [1] * 24
-    assert n_transformed == result.provenance.data.n_used == 24
+    assert result.provenance.data.n_used == 24
+    assert n_transformed == 24 + sum(result.provenance.data.n_search_by_class)
 
 
 def test_the_model_is_left_as_it_was_found() -> None:

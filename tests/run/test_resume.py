@@ -285,7 +285,7 @@ def test_nan_before_anything_is_done_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_nan_later_keeps_what_is_done_and_says_why_it_stopped(tmp_path: Path) -> None:
-    with pytest.raises(LogitsError, match="with an orbit removed"):
+    with pytest.raises(LogitsError, match="with waves removed"):
         sa.audit(Failing(30, None), PAIRS, run=tmp_path / "run", batch_size=4)
     state = read_state(tmp_path / "run")
     assert state is not None
