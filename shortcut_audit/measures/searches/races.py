@@ -108,7 +108,7 @@ def calibrated(
 
 def _fitted(columns: FloatArray, target: FloatArray, weights: FloatArray) -> FloatArray:
     """Coefficients of a weighted ridge regression."""
-    shares: FloatArray = weights / weights.sum()
+    shares = weights / float(weights.sum())
     normal = columns.T @ (shares[:, None] * columns)
     ridge = _RIDGE * np.diag(np.maximum(np.diag(normal), 1e-300))
     solution: FloatArray = np.linalg.solve(normal + ridge, columns.T @ (shares * target))
