@@ -90,7 +90,12 @@ class AuditSettings(BaseModel):
         float, Field(gt=0, lt=1, description="Share of a class's images that the search sees.")
     ] = 0.5
     kept_share: Annotated[
-        float, Field(gt=0, le=1, description="Share of the spectrum a class's map keeps.")
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Share of the spectrum a class's map keeps; hierarchical: reached over the stages.",
+        ),
     ] = 0.05
     response: Annotated[
         Response,
@@ -130,7 +135,7 @@ class AuditSettings(BaseModel):
     ] = None
     candidates: Annotated[
         tuple[int, ...] | None,
-        Field(description="Hierarchical: masks tried in each stage. [default: 1000, 2000, 4000, 8000]"),
+        Field(description="Hierarchical: masks tried in each stage. [default: 1000, doubling]"),
     ] = None
     steps: Annotated[int, Field(ge=1, description="Learned: steps of gradient descent.")] = 200
     dc: Annotated[

@@ -111,8 +111,7 @@ def _fitted(columns: FloatArray, target: FloatArray, weights: FloatArray) -> Flo
     shares = weights / float(weights.sum())
     normal = columns.T @ (shares[:, None] * columns)
     ridge = _RIDGE * np.diag(np.maximum(np.diag(normal), 1e-300))
-    solution: FloatArray = np.linalg.solve(normal + ridge, columns.T @ (shares * target))
-    return solution
+    return np.asarray(np.linalg.solve(normal + ridge, columns.T @ (shares * target)), dtype=np.float64)
 
 
 def weighed(guess: Guess, probed: Probed, n_images: int) -> tuple[FloatArray, FloatArray]:
