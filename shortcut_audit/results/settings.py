@@ -94,7 +94,7 @@ class AuditSettings(BaseModel):
         Field(
             gt=0,
             le=1,
-            description="Share of the spectrum a class's map keeps; hierarchical: reached over the stages.",
+            description="Share of the spectrum a class's map keeps; hierarchical: in the end.",
         ),
     ] = 0.05
     response: Annotated[
