@@ -184,9 +184,7 @@ def test_gradient_of_the_logits_equals_finite_differences(
     prepare: Prepare, domain: str, clip: bool, dc: str
 ) -> None:
     pairs = random_images(6, 2, (3, 6, 7))
-    model = nn.Sequential(
-        nn.Flatten(), nn.Linear(126, 9), nn.Tanh(), linear_model(2, (9, 1, 1), scale=1.0)
-    )
+    model = nn.Sequential(linear_model(9, (3, 6, 7)), nn.Tanh(), linear_model(2, (9, 1, 1), scale=1.0))
     subject = prepare(model, pairs, CONFIG, domain=domain, clip=clip, dc=dc, images_per_class=6)
     members = counted_members(subject.outline)
     plane = HalfPlane.of(subject.grid, torch.device("cpu"))
