@@ -191,6 +191,7 @@ class _RunState:
                 "image_passes_total": self.passes_total,
                 "command": self.request.command,
                 "batch_size": self.prepared.subject.batch_size,
+                "compiled": self.prepared.compiled,
             },
         )
 

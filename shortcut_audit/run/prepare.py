@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -32,7 +32,7 @@ from shortcut_audit.results.settings import AuditSettings, SearchName
 from shortcut_audit.results.store import read_state
 from shortcut_audit.results.truth import GroundTruth
 from shortcut_audit.run.plan import outline_of, passes_by_measure
-from shortcut_audit.run.tuning import tune_batch_size
+from shortcut_audit.run.tuning import compiled_if_it_pays, tune_batch_size
 
 __all__ = [
     "AuditRequest",
@@ -47,6 +47,8 @@ __all__ = [
 
 # Where screening would not save much: its own passes are tens an image.
 _FEW_UNITS = 150
+
+T = TypeVar("T", bool, int)
 
 Stage = Literal["reading images", "finding the batch size", "measuring", "taking spectra"]
 # progress(stage, done, total): images read, or image passes made.
@@ -80,10 +82,12 @@ class AuditRequest:
 class PreparedAudit:
     """A model on its device with its images decoded, checked and ready to measure.
 
-    `batch_matters`: the answer for an image changes with the other images of its batch.
+    `batch_matters`: the answer for an image changes with the other images of its batch. `compiled`:
+    full batches run through `torch.compile`.
     """
 
     subject: Subject
+    compiled: bool
     batch_matters: bool
     model: ModelProvenance
     batch_speed: float | None
@@ -131,8 +135,17 @@ def prepared_audit(
         batch_size, speed = _batch_size(
             classifier, images, outline, largest, digest, request.command, run, progress
         )
+        working = compiled_if_it_pays(
+            classifier,
+            first_image(classifier, images),
+            batch_size,
+            max(passes_by_measure(outline).values()),
+            digest,
+            earlier=_earlier(run, request.command, "compiled", bool),
+        )
         yield PreparedAudit(
-            subject=Subject(classifier, images, outline, batch_size),
+            subject=Subject(working, images, outline, batch_size),
+            compiled=working is not classifier,
             batch_matters=_batch_matters(classifier, images),
             model=ModelProvenance(
                 spec=loaded.spec,
@@ -271,10 +284,17 @@ def _batch_size(
         )
     if outline.settings.batch_size is not None:
         return outline.settings.batch_size, None
-    earlier = (read_state(run) or {}) if run is not None else {}
-    if earlier.get("command") == command and isinstance(earlier.get("batch_size"), int):
-        return int(earlier["batch_size"]), None
+    earlier = _earlier(run, command, "batch_size", int)
+    if earlier is not None:
+        return earlier, None
     progress("finding the batch size", 0, 1)
     choice = tune_batch_size(classifier, image, digest, at_most=largest)
     progress("finding the batch size", 1, 1)
     return choice.batch_size, choice.images_per_second
+
+
+def _earlier(run: Path | None, command: str, key: str, kind: type[T]) -> T | None:
+    """What the same command's earlier run in this folder chose, so that its numbers come out again."""
+    state = (read_state(run) or {}) if run is not None else {}
+    value = state.get(key)
+    return value if state.get("command") == command and type(value) is kind else None
