@@ -360,6 +360,12 @@ def test_chunks_of_steps_make_no_difference(subject: Subject, monkeypatch: pytes
     assert sum(s.n_passes for s in whole.ran) == sum(s.n_passes for s in chunked.ran)
 
 
+def test_large_states_are_saved_seldom(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "PASSES_PER_SHARD", 1)
+    monkeypatch.setattr(learned, "_BYTES_OF_ALL_ROUNDS", 1)
+    assert len(drive(subject).rounds) == 1 + 4
+
+
 class KilledError(Exception):
     pass
 

@@ -50,8 +50,8 @@ _SURVEY, _DESCENT = "learned: survey", "learned: descent"
 _PASSES_PER_IMAGE = 3
 # Classes that share their batches: enough images for a GPU, few enough classes for many workers.
 _IMAGES_PER_STEP = 256
-# However small the model's work, states of all masks are not saved more often than this.
-_MOST_ROUNDS = 20
+# States of all masks are saved after every round: seldom where there are many and large ones.
+_FEWEST_ROUNDS, _MOST_ROUNDS, _BYTES_OF_ALL_ROUNDS = 4, 20, 1 << 31
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,9 @@ def _groups(outline: Outline) -> list[tuple[int, ...]]:
 
 def _steps_per_round(outline: Outline, groups: Sequence[Sequence[int]], n_steps: int) -> int:
     largest = max(_passes_per_step(outline, group) for group in groups)
-    return max(1, PASSES_PER_SHARD // largest, -(-n_steps // _MOST_ROUNDS))
+    n_bytes = MaskState.start(outline.grid.n_orbits).n_bytes * len(outline.searched)
+    most = min(max(_BYTES_OF_ALL_ROUNDS // n_bytes, _FEWEST_ROUNDS), _MOST_ROUNDS)
+    return max(1, PASSES_PER_SHARD // largest, -(-n_steps // most))
 
 
 def _descent_shard(

@@ -95,6 +95,11 @@ class MaskState:
         """Masks that hold every orbit alike."""
         return cls(*(np.zeros((len(BRANCHES), n_orbits)) for _ in range(3)))
 
+    @property
+    def n_bytes(self) -> int:
+        """What it takes on disk."""
+        return self.logits.nbytes + self.momentum.nbytes + self.square.nbytes
+
     @staticmethod
     def stacked(states: Sequence[MaskState]) -> dict[str, NDArray[np.float64]]:
         """States of many classes as arrays (n_classes, n_branches, n_orbits)."""
