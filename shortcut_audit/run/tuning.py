@@ -56,6 +56,8 @@ _SECONDS_PER_TIMING = 0.12
 _SECONDS_OF_TURNS, _LEAST_TURNS, _MOST_TURNS = 4.0, 3, 9
 # Compiling takes a minute or two of a CPU; planned work much shorter than that cannot win it back.
 _SECONDS_WORTH_COMPILING = 900.0
+# Nor can fewer passes of any model that is audited: it is not even timed, and sees no image more.
+_FEWEST_WORTH_TIMING = 4000
 _FASTER_COMPILED = 1.05
 # Largest change of a logit by compiling, as a share of the largest logit.
 _SAME_LOGITS = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -233,6 +235,8 @@ def compiled_if_it_pays(
     if known is False:
         return classifier
     if known is None:
+        if n_passes < _FEWEST_WORTH_TIMING:
+            return classifier
         speed = measure_batch(classifier, image, batch_size, _SECONDS_PER_TIMING)
         if n_passes / speed < _SECONDS_WORTH_COMPILING:
             return classifier
