@@ -52,7 +52,7 @@ from shortcut_audit.training.train import TrainRequest, train
 
 matplotlib.use("Agg")
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SMALL = "shortcut_audit.models.small:medium_cnn"
+SMALL = "shortcut_audit.models.small:small_cnn"
 PLANTED = {"church": ((40, 21), (13, -50)), "golf ball": ((9, 17), (-22, 6))}
 
 
@@ -71,12 +71,12 @@ def _resnet20(place: Place) -> LoadedModel:
     )
 
 
-def _trained(place: Place, name: str, data: str, epochs: int, per_class: int | None) -> LoadedModel:
-    """A small network, trained here unless an earlier run left it."""
+def _trained(place: Place, name: str, data: str, epochs: int, size: int) -> LoadedModel:
+    """A small network, trained here on images of `size` pixels unless an earlier run left it."""
     request = TrainRequest(
-        model=ModelChoice(spec=SMALL),
+        model=ModelChoice(spec=SMALL, size=(size, size)),
         source=open_source(data),
-        settings=TrainSettings(epochs=epochs, images_per_class=per_class),
+        settings=TrainSettings(epochs=epochs),
     )
     folder = place.work / name
     train(request, folder)
@@ -84,7 +84,7 @@ def _trained(place: Place, name: str, data: str, epochs: int, per_class: int | N
 
 
 def _tiny64(place: Place) -> LoadedModel:
-    return _trained(place, "tiny64", f"{place.data / 'tiny_imagenet10.npz'}::train", 12, None)
+    return _trained(place, "tiny64", f"{place.data / 'tiny_imagenet10.npz'}::train", 12, 64)
 
 
 def _planted224(place: Place) -> str:
@@ -101,12 +101,12 @@ def _planted224(place: Place) -> str:
 
 
 def _net224(place: Place) -> LoadedModel:
-    return _trained(place, "net224", f"{_planted224(place)}::train", 6, 150)
+    return _trained(place, "net224", f"{_planted224(place)}::train", 6, 224)
 
 
 @contextmanager
 def _subjects(
-    loaded: LoadedModel, data: str, n_images: int, **values: object
+    loaded: LoadedModel, data: str, n_images: int, size: int, **values: object
 ) -> Iterator[tuple[Subject, Subject]]:
     """The model with its search images A, and the same with B in their place."""
     settings = settings_from({"images_per_class": 2 * n_images, "resolution": "orbits", **values})
@@ -154,7 +154,9 @@ def _on(subject: Subject, search: SearchName) -> Subject:
     return replace(subject, outline=replace(subject.outline, search=search))
 
 
-def against_exact(name: str, loaded: LoadedModel, data: str, n_images: int, most: float) -> list[str]:
+def against_exact(
+    name: str, loaded: LoadedModel, data: str, size: int, n_images: int, most: float
+) -> list[str]:
     """A table: the screened map of A and the exact one of A, each against the exact one of B."""
     lines = [
         f"## {name}: {n_images} images a class",
@@ -163,7 +165,7 @@ def against_exact(name: str, loaded: LoadedModel, data: str, n_images: int, most
         " rank correlation, measured on itself | overlap, measured on itself | passes of the exact |",
         "|---|---|---|---|---|---|---|",
     ]
-    with _subjects(loaded, data, n_images, classes=_SOME[name]) as (own, other):
+    with _subjects(loaded, data, n_images, size, classes=_SOME[name]) as (own, other):
         exact, others = driven(_on(own, "exact"), "exact"), driven(_on(other, "exact"), "exact")
         screened = driven(_on(own, "screened"), "screened")
         names = [own.images.class_names[index] for index in own.outline.searched]
@@ -200,21 +202,21 @@ def at_32(place: Place, pictures: Path | None) -> list[str]:
     """ResNet-20."""
     del pictures
     data = f"{place.data / 'cifar10_lossless.npz'}::train"
-    return against_exact("ResNet-20, CIFAR-10, 32 px", _resnet20(place), data, 388, 1 / 10)
+    return against_exact("ResNet-20, CIFAR-10, 32 px", _resnet20(place), data, 32, 388, 1 / 10)
 
 
 def at_64(place: Place, pictures: Path | None) -> list[str]:
     """A network on Tiny-ImageNet."""
     del pictures
     data = f"{place.data / 'tiny_imagenet10.npz'}::train"
-    return against_exact("small network, Tiny-ImageNet, 64 px", _tiny64(place), data, 200, 1 / 30)
+    return against_exact("small network, Tiny-ImageNet, 64 px", _tiny64(place), data, 64, 150, 1 / 30)
 
 
 def at_224(place: Place, pictures: Path | None) -> list[str]:
     """A network on Imagenette with planted waves: no exact map, but a measured fidelity."""
     del pictures
     lines = [
-        "## Small network, Imagenette with planted waves, 224 px: 50 images a class",
+        "## Small network, Imagenette with planted waves, 224 px: 40 images a class",
         "",
         "| class | rank correlation | overlap | loss mass | ranks of planted orbits, of 25,089 |"
         " passes of the exact |",
@@ -223,7 +225,7 @@ def at_224(place: Place, pictures: Path | None) -> list[str]:
     data, classes = f"{_planted224(place)}::test", (*PLANTED, "tench", "gas pump")
     correlations = []
     ranks_of_all: list[int] = []
-    with _subjects(_net224(place), data, 40, classes=classes) as (own, _):
+    with _subjects(_net224(place), data, 40, 224, classes=classes) as (own, _):
         run = driven(_on(own, "screened"), "screened")
         outline = own.outline
         n_images = sum(stop - start for start, stop in (outline.search_rows[i] for i in outline.searched))
@@ -259,7 +261,7 @@ def all_four(place: Place, pictures: Path | None) -> list[str]:
     values: dict[str, object] = {"classes": ("cat", "ship"), "candidates": (250, 500, 1000, 2000)}
     values |= {"patch_sides": (8, 4, 2, 1)}
     n_images = 60
-    with _subjects(_resnet20(place), data, n_images, **values) as (own, other):
+    with _subjects(_resnet20(place), data, n_images, 32, **values) as (own, other):
         reference = _maps(other, driven(_on(other, "exact"), "exact").outcome)
         searches: tuple[SearchName, ...] = ("exact", "screened", "hierarchical", "learned")
         for search in searches:
