@@ -24,8 +24,12 @@ from shortcut_audit.results.store import read_state
 from shortcut_audit.run.ledger import Ledger
 
 # A model slow enough to be killed in the middle; told by the environment, so that it is no setting.
+# Searches go in many rounds where shards are small.
 SLOW_MODEL = """
 import os, time, torch
+from shortcut_audit.measures import interface
+
+interface.PASSES_PER_SHARD = 70
 
 class Slow(torch.nn.Module):
     def __init__(self):
@@ -68,9 +72,9 @@ def make_input(folder: Path) -> None:
     save_npz(folder / "images.npz", random_images(12, 3, (3, 8, 8)))
 
 
-def wait_for_shards(run: Path, n: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
-    while len(list((run / "shards").glob("*.safetensors"))) < n:
+    while not path.exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -87,12 +91,15 @@ def test_a_stopped_audit_goes_on_and_ends_with_the_same_bytes(
     assert process.wait(60) == 0, process.communicate()
     process.communicate()
     process = start(stopped, "0.05")
-    wait_for_shards(stopped / "run", 4, process)
+    so_far = stopped / "run" / "map-so-far.json"
+    wait_for(so_far, process)
     process.send_signal(blow)
     _, message = process.communicate(timeout=60)
     run = stopped / "run"
     assert not (run / "result.json").exists()
     assert not (run / "report.html").exists()
+    # What was found so far is there to be looked at, and goes when there is a result.
+    assert json.loads(so_far.read_text())["by_class"][0]["n_search"] >= 2
     n_done = len(list((run / "shards").glob("*.safetensors")))
     state = read_state(run)
     assert state is not None
@@ -111,6 +118,7 @@ def test_a_stopped_audit_goes_on_and_ends_with_the_same_bytes(
         whole / "run" / "arrays.safetensors"
     ).read_bytes()
     assert read_state(run)["state"] == "finished"
+    assert not list(run.glob("map-so-far*"))
     # A kill may leave a hidden file that was being written aside; it is no shard.
     assert sorted(p.name for p in (run / "shards").glob("*.safetensors")) == sorted(
         p.name for p in (whole / "run" / "shards").glob("*.safetensors")
