@@ -21,7 +21,7 @@ __all__ = ["Descent", "Schedule", "Stage", "logistic_noise", "logits_gradient", 
 
 _FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.4
 # Measured: masks that begin with all of the spectrum end in poorer places.
-_FIRST_SHARE = 0.3
+_FIRST_SHARE = 0.15
 # Most of the way down happens with as much of the spectrum as will be kept.
 _SHARE_REACHED_AT = 0.6
 # A mask of everything has no gradient.
