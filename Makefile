@@ -25,7 +25,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/exact_search.py --output reports/benchmarks/exact_search.md
 	$(BIN)/python benchmarks/footprint.py --output reports/benchmarks/footprint.md
 	$(BIN)/python benchmarks/data_module.py --output reports/benchmarks/data_module.md
-	$(if $(DATA),$(BIN)/python benchmarks/training.py --data "$(DATA)" --output reports/benchmarks/training.md)
+	$(BIN)/python benchmarks/hierarchical_search.py --output reports/benchmarks/hierarchical_search.md
+	$(if $(DATA),$(BIN)/python benchmarks/training.py --data "$(DATA)/cifar10_lossless.npz" --output reports/benchmarks/training.md)
+	$(if $(DATA),$(BIN)/python benchmarks/searches.py --data "$(DATA)" --output reports/benchmarks/searches.md)
+	$(if $(DATA),$(BIN)/python benchmarks/learned_search.py --data "$(DATA)/cifar10_lossless.npz::train" --checkpoint "$(DATA)/checkpoints/resnet20-12fca82f.th" --output reports/benchmarks/learned_search.md)
 
 clean:
 	rm -rf $(VENV) shortcut-audit-demo dist build
