@@ -12,10 +12,14 @@ import shortcut_audit as sa
 from shortcut_audit.errors import ResultError, RunFolderError
 from shortcut_audit.report.html import render
 from shortcut_audit.results.audit_result import FORMAT, AuditResult
+from shortcut_audit.results.findings import DominantFrequenciesFinding
 from shortcut_audit.results.store import (
     claim_folder,
+    forget_map_so_far,
+    read_arrays,
     read_state,
     result_schema,
+    save_map_so_far,
     written_aside,
 )
 from shortcut_audit.results.tables import TABLES
@@ -68,6 +72,32 @@ def test_a_result_of_format_1_is_still_read(result: AuditResult, tmp_path: Path)
     assert not back.of_data
     for table in TABLES:
         pd.testing.assert_frame_equal(back.table(table), result.table(table))
+    assert len(render(back)) > 1000
+    assert sa.load_result(back.save(tmp_path / "again")) == back
+
+
+def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path) -> None:
+    """As version 0.2 saved it: the exact search of single orbits, and nothing of others or budgets."""
+    folder = result.save(tmp_path / "run")
+    content = json.loads((folder / "result.json").read_text())
+    content["format"] = 2
+    for name in ("search", "budget", "resolution", "confidence", "patch_sides", "candidates", "steps"):
+        del content["settings"][name]
+    (maps,) = [f for f in content["findings"] if f["measure"] == "dominant_frequencies"]
+    newer = ("search", "search_reason", "search_settings", "stopped", "image_passes", "backward_images")
+    for name in newer:
+        del maps[name]
+    for item in maps["by_class"]:
+        for name in ("resolution", "resolution_reason", "n_images_enough", "fidelity"):
+            del item[name]
+    (folder / "result.json").write_text(json.dumps(content))
+    back = sa.load_result(folder)
+    assert back.format == FORMAT == 3
+    found = back.dominant_frequencies
+    assert (found.search, found.stopped, found.image_passes) == ("exact", "", None)
+    assert {item.resolution for item in found.by_class} == {"orbits"}
+    for table in TABLES:
+        assert len(back.table(table)) == len(result.table(table))
     assert len(render(back)) > 1000
     assert sa.load_result(back.save(tmp_path / "again")) == back
 
@@ -160,6 +190,28 @@ def test_foreign_folders_and_files_are_not_ours_to_write_to(tmp_path: Path) -> N
 def test_a_state_file_of_another_tool_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"kind": "other"}')
     assert read_state(tmp_path) is None
+
+
+def test_a_map_so_far_is_kept_replaced_and_forgotten(result: AuditResult, tmp_path: Path) -> None:
+    finding = result.dominant_frequencies
+    arrays = {name: a for name, a in result.arrays.items() if name.startswith("dominant_frequencies/")}
+    for step in (1, 2):
+        stepped = {name: array * step for name, array in arrays.items()}
+        save_map_so_far(tmp_path, finding.model_copy(update={"image_passes": step}), stepped)
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "map-so-far.json",
+            "map-so-far.safetensors",
+        }
+        back = DominantFrequenciesFinding.model_validate_json((tmp_path / "map-so-far.json").read_text())
+        assert back == finding.model_copy(update={"image_passes": step})
+        for name, array in read_arrays(tmp_path / "map-so-far.safetensors")[0].items():
+            np.testing.assert_array_equal(array, stepped[name])
+    # It is no result, and is not read as one.
+    with pytest.raises(ResultError, match="holds no audit"):
+        sa.load_result(tmp_path)
+    forget_map_so_far(tmp_path)
+    forget_map_so_far(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arrays_of_a_result_cannot_be_changed(result: AuditResult) -> None:
