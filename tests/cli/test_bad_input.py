@@ -46,6 +46,10 @@ class Nan(Net):
     def forward(self, x):
         return super().forward(x) * float("nan")
 
+class Detached(Net):
+    def forward(self, x):
+        return super().forward(x.detach())
+
 class Large(Net):
     def forward(self, x):
         return super().forward(x.reshape(len(x), 3, 64, 64))
@@ -240,6 +244,28 @@ BAD: dict[str, tuple[dict[str, str | None], str]] = {
         {"--output-names": "{here}/text.txt", "--model": NET + "ten", "--arch": None},
         "10 outputs, and the list of output names has 1",
     ),
+    # Searches.
+    "search": ({"--search": "quick"}, "--search. was given as 'quick'.*'exact', 'screened'"),
+    "search without gradient": (
+        {"--search": "learned", "--model": NET + "Detached", "--arch": None},
+        "A learned search needs the gradient .*cut off by detach.*--search exact",
+    ),
+    "budget in no unit": ({"--budget": "2m"}, "--budget. was given as '2m': a budget is .*2M.*10min"),
+    "budget of nothing": ({"--budget": "0"}, "--budget. was given as '0'"),
+    "small budget": (
+        {"--budget": "449"},
+        "budget of 449 image passes pays for less than two images a class.*--budget 450 or more",
+    ),
+    "resolution": ({"--resolution": "squares"}, "esolution 'squares' is not known.*tiles:8x12"),
+    "fine tiles": ({"--resolution": "tiles:9x4"}, "Tiles of 9 rings and 4 sectors do not fit .*12 x 12"),
+    "large patches": ({"--resolution": "patches:13"}, "Patches of 13 bins do not fit .*from 1 to 12"),
+    "resolution of a joint search": (
+        {"--resolution": "patches:4", "--search": "hierarchical"},
+        "--resolution.* go.* with .*hierarchical",
+    ),
+    "confidence": ({"--confidence": "0.4", "--search": "screened"}, "--confidence. was given as"),
+    "patch sides": ({"--patch-sides": "8,x", "--search": "hierarchical"}, "--patch-sides '8,x'"),
+    "steps": ({"--steps": "0", "--search": "learned"}, "--steps. was given as"),
     "idle checkpoint": ({"--checkpoint": "{here}/good.safetensors"}, "--checkpoint goes with"),
 }
 
@@ -259,7 +285,10 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(
     assert not (inputs / "ran").exists()
 
 
-@pytest.mark.parametrize("kind", ["zero-byte image", "NaN weights", "tuple", "kept share", "classes"])
+@pytest.mark.parametrize(
+    "kind",
+    ["zero-byte image", "NaN weights", "tuple", "kept share", "classes", "small budget", "fine tiles"],
+)
 def test_a_dry_run_says_the_same_of_bad_input(
     kind: str,
     inputs: Path,

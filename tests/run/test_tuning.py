@@ -193,8 +193,22 @@ def test_full_batches_are_compiled_where_it_pays(
 def test_compiling_is_not_tried_on_work_too_short_to_win_it_back(
     classifier: Classifier, compiling: dict[str, Any]
 ) -> None:
-    assert compiled_if_it_pays(classifier, IMAGE, 4, 1000, "digest") is classifier
+    assert compiled_if_it_pays(classifier, IMAGE, 4, 10_000, "digest") is classifier
     assert compiling["made"] == []
+
+
+def test_an_audit_of_few_passes_is_not_even_timed(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model must not be shown thousands of images to save some of a hundred."""
+
+    def timed(*unused: object) -> float:
+        raise AssertionError("the model was timed")
+
+    monkeypatch.setattr(tuning, "measure_batch", timed)
+    assert compiled_if_it_pays(classifier, IMAGE, 4, 3000, "digest") is classifier
+    with pytest.raises(AssertionError, match="was timed"):
+        compiled_if_it_pays(classifier, IMAGE, 4, 10**6, "digest")
 
 
 @pytest.mark.parametrize(
