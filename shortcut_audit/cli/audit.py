@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
-from shortcut_audit.cli.options import parse_size, refuse_nesting
+from shortcut_audit.cli.options import (
+    parse_counts,
+    parse_names,
+    parse_numbers,
+    parse_resolution,
+    parse_size,
+    refuse_nesting,
+)
 from shortcut_audit.errors import SettingsError, printable
-from shortcut_audit.results.settings import AuditSettings, settings_from
+from shortcut_audit.results.search_options import USED_BY, idle_sentence, idle_settings
+from shortcut_audit.results.settings import AuditSettings, SearchName, settings_from
 
 if TYPE_CHECKING:
     from shortcut_audit.run.audit import Estimate
@@ -33,7 +41,7 @@ def audit(
         ...,
         "--model",
         help="timm:NAME, hf-hub:ORG/NAME, local-dir:DIR, a weights file (.safetensors, .pt, .pth,"
-        " .th; with --arch), or package.module:factory (path/to/file.py:factory).",
+        " .th; with --arch), FILE.onnx, or package.module:factory (path/to/file.py:factory).",
     ),
     data: str = typer.Option(
         ...,
@@ -77,6 +85,13 @@ def audit(
     search_share: float = _setting("search_share", "--search-share"),
     kept_share: float = _setting("kept_share", "--kept-share"),
     response: str = _setting("response", "--response"),
+    search: str = _setting("search", "--search"),
+    budget: str | None = _setting("budget", "--budget"),
+    resolution: str = _setting("resolution", "--resolution"),
+    confidence: float = _setting("confidence", "--confidence"),
+    patch_sides: str | None = _setting("patch_sides", "--patch-sides"),
+    candidates: str | None = _setting("candidates", "--candidates"),
+    steps: int = _setting("steps", "--steps"),
     classes: str | None = typer.Option(
         None, "--classes", help="Search only these classes, separated by commas. [default: all]"
     ),
@@ -97,10 +112,17 @@ def audit(
             "search_share": search_share,
             "kept_share": kept_share,
             "response": response,
+            "search": search,
+            "budget": budget,
+            "resolution": parse_resolution(resolution),
+            "confidence": confidence,
+            "patch_sides": parse_counts("patch-sides", patch_sides, "8,4,2,1"),
+            "candidates": parse_counts("candidates", candidates, "1000,2000,4000,8000"),
+            "steps": steps,
             "dc": dc,
             "domain": domain,
             "clip": clip,
-            "classes": _names(classes),
+            "classes": parse_names(classes),
             "seed": seed,
             "device": device,
             "dtype": dtype,
@@ -109,7 +131,8 @@ def audit(
             "skip_unreadable": skip_unreadable,
         }
     )
-    moments = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
+    _refuse_idle(settings)
+    moments = {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
     pixels = parse_size(size)
     names = _lines(output_names)
     from shortcut_audit.results.store import check_folder
@@ -161,7 +184,12 @@ def run_and_show(
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.cli.tables import print_classes
     from shortcut_audit.report.html import write_report
-    from shortcut_audit.report.summary import duration, headline, truth_sentences
+    from shortcut_audit.report.summary import (
+        duration,
+        headline,
+        search_sentences,
+        truth_sentences,
+    )
     from shortcut_audit.results.store import ARRAYS_FILE, RESULT_FILE
     from shortcut_audit.run.audit import run_audit
 
@@ -178,6 +206,8 @@ def run_and_show(
     )
     _say("")
     _say(headline(result))
+    for sentence in search_sentences(result):
+        _say(sentence)
     print_classes(console, result)
     for note in result.notes:
         _say(f"Note: {note}")
@@ -190,27 +220,74 @@ def run_and_show(
     _say(f"Page: {page}")
 
 
+def _refuse_idle(settings: AuditSettings) -> None:
+    """Raise SettingsError for an option that the chosen search would pass over in silence.
+
+    What `auto` may use is let through; a note says so where it turns out that it was not used.
+    """
+    possible: tuple[SearchName, ...] = (
+        ("exact", "screened") if settings.search == "auto" else (settings.search,)
+    )
+    idle = idle_settings(settings, *possible)
+    if not idle:
+        return
+    option, users = f"--{idle[0].replace('_', '-')}", USED_BY[idle[0]]
+    chosen = "which auto never takes" if settings.search == "auto" else f"not with {settings.search}"
+    raise SettingsError(
+        f"{option} goes with --search {' or '.join(users)}, {chosen}.",
+        f"Leave {option} out, or give --search {users[0]}.",
+    )
+
+
 def _show_estimate(request: AuditRequest) -> None:
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.run.audit import estimate_audit
 
     with Bar(_console(stderr=True)) as bar:
         estimate = estimate_audit(request, progress=bar)
-    _print_estimate(estimate)
+    for line in estimate_lines(estimate, request.settings):
+        _say(line)
 
 
-def _print_estimate(estimate: Estimate) -> None:
+def estimate_lines(estimate: Estimate, settings: AuditSettings) -> list[str]:
+    """What `--dry-run` says, line by line."""
     from shortcut_audit.report.summary import duration
 
-    _say(f"{estimate.n_images:,} images, {estimate.n_orbits:,} orbits; nothing was written.")
-    for name, passes in estimate.passes_by_measure.items():
-        _say(f"  {name.replace('_', ' '):<22}{passes:>16,} image passes")
-    _say(f"  {'together':<22}{estimate.image_passes:>16,} image passes")
-    _say(
+    passes = estimate.passes_by_measure
+    exact = estimate.n_exact_passes
+    lines = [
+        f"{estimate.n_images:,} images, {estimate.n_orbits:,} orbits; nothing was written.",
+        f"Search: {estimate.search}{_why(estimate, settings)}.",
+        *(f"  {name.replace('_', ' '):<22}{n:>16,} image passes" for name, n in passes.items()),
+        f"  {'together':<22}{estimate.image_passes:>16,} image passes",
+    ]
+    if settings.budget is not None and settings.budget.seconds is not None:
+        lines.append(
+            f"The budget of {settings.budget} is for the search alone; its passes are those that this"
+            " time pays for at the speed below."
+        )
+    if exact != passes["dominant_frequencies"]:
+        times = exact / max(passes["dominant_frequencies"], 1)
+        lines.append(
+            f"The {'whole ' if estimate.search == 'exact' else ''}exact search would take {exact:,} image"
+            f" passes{f', {times:.1f} times as many' if times > 1 else ', which is fewer'}: about"
+            f" {duration(exact / estimate.images_per_second)}."
+        )
+    lines += [
         f"Time: about {duration(estimate.seconds)}, at {estimate.images_per_second:,.0f} images a"
-        f" second in batches of {estimate.batch_size}."
-    )
-    _say(f"Memory: about {estimate.peak_memory_bytes / 2**30:.1f} GiB.")
+        f" second in batches of {estimate.batch_size}.",
+        f"Memory: about {estimate.peak_memory_bytes / 2**30:.1f} GiB.",
+    ]
+    idle = idle_sentence(settings, estimate.search)
+    return [*lines, f"Note: {idle}"] if idle else lines
+
+
+def _why(estimate: Estimate, settings: AuditSettings) -> str:
+    """Why this search, where the user left it open."""
+    if settings.search != "auto":
+        return ""
+    reason = estimate.search_reason or "the model has a gradient, and there is much to probe"
+    return f" (taken by auto: {reason})"
 
 
 def _say(text: str) -> None:
@@ -224,15 +301,6 @@ def _console(stderr: bool = False) -> Any:
     return Console(stderr=stderr, highlight=False)
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(","))
-    if not all(names):
-        raise SettingsError(f"--classes {text!r} has an empty name.", "For example: --classes cat,dog")
-    return names
-
-
 def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
@@ -242,23 +310,6 @@ def _batch_size(text: str) -> int | None:
         raise SettingsError(
             f"--batch-size {text!r} is neither a number nor auto.", "Try --batch-size auto."
         ) from None
-
-
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise SettingsError(
-            f"--{name} {text!r} is not a list of numbers.",
-            f"For example: --{name} 0.485,0.456,0.406",
-        ) from None
-    if name == "std" and not all(value > 0 for value in values):
-        raise SettingsError(
-            f"--std {text!r} has a value that is not positive.", "For example: --std 0.229,0.224,0.225"
-        )
-    return values
 
 
 def _lines(path: Path | None) -> list[str] | None:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from shortcut_audit.errors import SettingsError
 
-__all__ = ["parse_size", "refuse_nesting"]
+__all__ = [
+    "parse_counts",
+    "parse_names",
+    "parse_numbers",
+    "parse_resolution",
+    "parse_size",
+    "refuse_nesting",
+]
 
 
 def refuse_nesting(data: str, out: Path) -> None:
@@ -28,3 +35,54 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", part) for part in parts):
         raise SettingsError(f"--size {text!r} is not a size.", "For example: --size 224 or 192x256.")
     return int(parts[0]), int(parts[-1])
+
+
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """Class names with commas between. Raises SettingsError."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise SettingsError(f"--classes {text!r} has an empty name.", "For example: --classes cat,dog")
+    return names
+
+
+def parse_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Values of `--mean` or `--std`, one or one a channel. Raises SettingsError."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SettingsError(
+            f"--{name} {text!r} is not a list of numbers.",
+            f"For example: --{name} 0.485,0.456,0.406",
+        ) from None
+    if name == "std" and not all(value > 0 for value in values):
+        raise SettingsError(
+            f"--std {text!r} has a value that is not positive.", "For example: --std 0.229,0.224,0.225"
+        )
+    return values
+
+
+def parse_counts(name: str, text: str | None, example: str) -> tuple[int, ...] | None:
+    """Whole numbers above 0 with commas between, one a stage. Raises SettingsError."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", part) for part in parts):
+        raise SettingsError(
+            f"--{name} {text!r} is not a list of whole numbers above 0, one a stage.",
+            f"For example: --{name} {example}",
+        )
+    return tuple(int(part) for part in parts)
+
+
+def parse_resolution(text: str) -> str:
+    """What is ranked, by name; whether it fits the images is known later. Raises SettingsError."""
+    if not re.fullmatch(r"auto|orbits|patches:[0-9]+|tiles:[0-9]+x[0-9]+", text):
+        raise SettingsError(
+            f"--resolution {text!r} is not known.",
+            "Give auto, orbits, patches:SIDE or tiles:RINGSxSECTORS, as in --resolution tiles:8x12",
+        )
+    return text

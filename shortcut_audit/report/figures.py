@@ -18,6 +18,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shortcut_audit.report.summary import importance_words
 from shortcut_audit.results.audit_result import AuditResult
 
 __all__ = [
@@ -52,7 +53,8 @@ def class_figure(result: AuditResult, class_name: str) -> Figure:
     of_data = list(result.class_names).index(class_name)
     kept = result.arrays["dominant_frequencies/kept"][row].astype(bool)
     importance = result.importance(class_name)
-    _draw_map(axes[0], result, importance, kept)
+    shared = result.dominant_frequencies.by_class[row].resolution.partition(":")[0]
+    _draw_map(axes[0], result, importance, kept, "" if shared == "orbits" else f", by {shared}")
     _draw_adcs(axes[1], result, result.arrays["class_spectra/adcs"][of_data])
     _draw_radius(axes[2], result, importance, kept)
     return figure
@@ -65,7 +67,11 @@ def _extent(result: AuditResult) -> tuple[float, float, float, float]:
 
 
 def _draw_map(
-    axes: Axes, result: AuditResult, importance: NDArray[np.float32], kept: NDArray[np.bool_]
+    axes: Axes,
+    result: AuditResult,
+    importance: NDArray[np.float32],
+    kept: NDArray[np.bool_],
+    shared: str,
 ) -> None:
     shown = importance.astype(float).copy()
     # DC is another thing altogether (the mean colour) and would drown all waves.
@@ -97,19 +103,11 @@ def _draw_map(
         alpha=1.0 if coarse else 0.5,
     )
     axes.set(
-        title=f"Importance ({'rings' if coarse else 'dots'}: the map)",
+        title=f"Importance ({'rings' if coarse else 'dots'}: the map{shared})",
         xlabel="v (cycles/width)",
         ylabel="u (cycles/height)",
     )
-    _colour_bar(axes, image, _unit(result))
-
-
-def _unit(result: AuditResult) -> str:
-    return {
-        "log-odds": "log-odds drop (nats)",
-        "cross-entropy": "loss increase (nats)",
-        "squared-logit-change": "squared logit change",
-    }[result.dominant_frequencies.response]
+    _colour_bar(axes, image, importance_words(result))
 
 
 def _draw_adcs(axes: Axes, result: AuditResult, adcs: NDArray[np.int32]) -> None:
@@ -151,7 +149,11 @@ def _draw_radius(
     shown = waves & kept
     axes.scatter(radius[shown], importance[shown], s=10, color=colours[3], linewidths=0, label="the map")
     axes.axhline(0, color="0.3", linewidth=0.6)
-    axes.set(title="Importance over radius", xlabel="radius (cycles/image)", ylabel=_unit(result))
+    axes.set(
+        title="Importance over radius",
+        xlabel="radius (cycles/image)",
+        ylabel=importance_words(result),
+    )
     axes.legend(frameon=False, fontsize=7, loc="best")
     sns.despine(ax=axes)
 

@@ -19,9 +19,12 @@ from shortcut_audit.report.summary import (
     by_excess,
     class_sentence,
     duration,
+    fidelity_text,
     headline,
+    importance_words,
     interval_text,
     percent,
+    search_sentences,
     truth_sentences,
 )
 from shortcut_audit.results.audit_result import AuditResult
@@ -32,6 +35,8 @@ __all__ = ["render", "write_report"]
 
 # Beyond this the page would grow heavy; the remaining classes stay in its table.
 MAX_PICTURED_CLASSES = 20
+# Maps that repeat so well need no more images.
+_RELIABLE = 0.8
 _FORMS = (
     ("original", "as the model sees it"),
     ("kept", "only the map kept"),
@@ -80,7 +85,9 @@ def render(result: AuditResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, interval=interval_text, duration=duration)
+    environment.filters.update(
+        percent=percent, interval=interval_text, duration=duration, fidelity=fidelity_text
+    )
     content = data_page(result) if result.of_data else _model_page(result)
     return environment.get_template("data.html.j2" if result.of_data else "model.html.j2").render(
         result=result, truth_sentences=truth_sentences(result), **content
@@ -97,9 +104,49 @@ def _model_page(result: AuditResult) -> dict[str, Any]:
         "maps": maps,
         "accuracy": dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True)),
         "response": result.dominant_frequencies.response,
+        "search": result.dominant_frequencies,
+        "search_sentences": search_sentences(result),
+        "importance_words": importance_words(result),
+        "importance_meaning": _importance_meaning(result),
+        "reliable": _RELIABLE,
         "sections": _sections(result, order, maps),
         "n_not_pictured": max(0, len(order) - MAX_PICTURED_CLASSES),
     }
+
+
+def _importance_meaning(result: AuditResult) -> str:
+    """Importance in a sentence, for the words at the end of the page."""
+    finding = result.dominant_frequencies
+    if finding.search == "hierarchical":
+        return (
+            "How much lower the class's loss is, on average, under masks of the search that keep an orbit"
+            " than under those that do not (nats). Orbits that the best mask of the last stage keeps rank"
+            " first, then those of the stage before, and by importance among themselves."
+        )
+    if finding.search == "learned":
+        return (
+            "The logit of the class's learned mask at an orbit: the higher, the longer the orbit is kept"
+            " while the share of the spectrum shrinks. It has no unit, and says nothing of an orbit"
+            " removed alone."
+        )
+    what = {
+        "log-odds": "the fall of its log-odds",
+        "cross-entropy": "the rise of its cross-entropy",
+        "squared-logit-change": "the squared change of all logits",
+    }.get(finding.response, "as the search scores it")
+    single = result.model_settings.resolution in ("auto", "orbits")
+    removed = "one orbit is" if single else "a whole patch or tile is"
+    shared = "" if single else ", shared evenly by its orbits"
+    text = (
+        f"How much the class suffers, on average over its search images, when {removed} removed: {what}"
+        f"{shared}."
+    )
+    if finding.search != "screened":
+        return text
+    return (
+        f"{text} Measured where an orbit was probed; elsewhere a first-order estimate that probes of"
+        " other orbits calibrate (export's n_probed says on how many images)."
+    )
 
 
 def _sections(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import median
 
 from shortcut_audit.results.audit_result import AuditResult
-from shortcut_audit.results.findings import ClassShortcut, Invitation, PatternRecovery, Rate
+from shortcut_audit.results.findings import (
+    ClassMap,
+    ClassShortcut,
+    DominantFrequenciesFinding,
+    Fidelity,
+    Invitation,
+    PatternRecovery,
+    Rate,
+)
 
 __all__ = [
     "by_excess",
     "class_sentence",
     "data_headline",
     "duration",
+    "fidelity_text",
     "headline",
+    "importance_words",
     "interval_text",
     "invitation_sentence",
     "percent",
+    "search_sentences",
     "truth_sentences",
 ]
 
@@ -76,9 +88,148 @@ def class_sentence(result: AuditResult, item: ClassShortcut) -> str:
     own, foreign = item.tpr_kept.value or 0, item.fpr_kept.value or 0
     if foreign > 0.1 and foreign >= own / 2:
         text += " With so many other images called the same, this says little about the class itself."
-    if reliability is None:
-        return f"{text} How repeatable the map is could not be measured."
-    return f"{text} The map's reliability is {reliability:.2f}."
+    text += (
+        " How repeatable the map is could not be measured."
+        if reliability is None
+        else f" The map's reliability is {reliability:.2f}."
+    )
+    if result.dominant_frequencies.search == "screened":
+        text += f" It is a screened estimate: {fidelity_text(found.fidelity)}."
+    return text
+
+
+def fidelity_text(fidelity: Fidelity | None) -> str:
+    """How near a screened map comes to the exact one, as was measured."""
+    if fidelity is None or fidelity.rank_correlation is None or fidelity.overlap is None:
+        reason = fidelity.reason if fidelity is not None and fidelity.reason else "nothing was probed"
+        return f"how near it comes to the exact map was not measured ({reason})"
+    return (
+        f"in a random sample of {fidelity.n_orbits} orbits, probed exactly on {fidelity.n_images} images,"
+        f" rank correlation {fidelity.rank_correlation:.2f}, {fidelity.overlap:.2f} of the exact top"
+        " share found"
+    )
+
+
+def importance_words(result: AuditResult) -> str:
+    """What importance means in this audit: the response to a removal, or what a joint search makes."""
+    finding = result.dominant_frequencies
+    if finding.response == "joint":
+        return {
+            "hierarchical": "gain when kept (nats)",
+            "learned": "mask logit",
+        }.get(finding.search, "joint score")
+    response = {
+        "log-odds": "log-odds drop",
+        "cross-entropy": "loss increase",
+        "squared-logit-change": "squared logit change",
+    }[finding.response]
+    kind = result.model_settings.resolution.partition(":")[0]
+    # Patches and tiles that were asked for are removed whole, and share what they matter for.
+    shared = f" per orbit of {kind}" if kind in ("patches", "tiles") else ""
+    estimated = "estimated " if finding.search == "screened" else ""
+    unit = "" if finding.response == "squared-logit-change" else " (nats)"
+    return f"{estimated}{response}{shared}{unit}"
+
+
+_ROUTES = {
+    "exact": "Exact search: every {what} was removed from every search image, one at a time",
+    "screened": "Screened search: a first-order estimate for every {what}, then exact probes where it is"
+    " close",
+    "hierarchical": "Hierarchical search: random masks of patches, ever finer; the best one is the map,"
+    " and orbits are ranked together, not one by one",
+    "learned": "Learned search: a mask by gradient descent; orbits are ranked together, not one by one",
+}
+
+
+def search_sentences(result: AuditResult) -> list[str]:
+    """How the maps were found: route and cost, fidelity, resolution."""
+    finding = result.dominant_frequencies
+    resolution = result.model_settings.resolution
+    unit = {"patches": "patch", "tiles": "tile"}.get(resolution.partition(":")[0])
+    what = "orbit" if unit is None else f"{unit} ({resolution})"
+    text = _ROUTES[finding.search].format(what=what)
+    if finding.image_passes is not None:
+        text += f". {finding.image_passes:,} image passes{_against_exact(result, finding)}"
+    sentences = [f"{text}."]
+    if finding.search_reason:
+        sentences[0] += f" Taken because {finding.search_reason}."
+    if finding.search == "hierarchical":
+        sentences.append(
+            "Reliability is over images alone: other seeds draw other masks, and those of later stages"
+            " were chosen by all images, so that maps vary more than it says."
+        )
+    if finding.search == "screened":
+        sentences.append(_fidelity_sentence(finding.by_class))
+    return [*sentences, *_resolution_sentences(finding.by_class)]
+
+
+def _against_exact(result: AuditResult, finding: DominantFrequenciesFinding) -> str:
+    """What the exact search of all search images takes, where that is another number."""
+    if result.model_settings.resolution not in ("auto", "orbits"):
+        return ""
+    n_search = dict(zip(result.class_names, result.provenance.data.n_search_by_class, strict=True))
+    # Each image once with each orbit removed, and once as it is.
+    n_images = sum(n_search[item.class_name] for item in finding.by_class)
+    exact = n_images * (result.grid.n_orbits + 1)
+    spent = finding.image_passes
+    if not spent or finding.search == "exact":
+        return ""
+    times = exact / spent
+    if times < 1:
+        return f"; the exact search would take fewer, about {exact:,}"
+    return f"; the exact search takes about {exact:,} ({times:.1f} times as many)"
+
+
+def _fidelity_sentence(maps: Sequence[ClassMap]) -> str:
+    measured = [
+        (item, item.fidelity)
+        for item in maps
+        if item.fidelity is not None
+        and item.fidelity.rank_correlation is not None
+        and item.fidelity.overlap is not None
+    ]
+    if not measured:
+        return f"Screened maps are estimates; {fidelity_text(maps[0].fidelity)}."
+    if len(maps) == 1:
+        return f"The screened map is an estimate: {fidelity_text(measured[0][1])}."
+    correlation = _spread(measured, lambda own: own.rank_correlation or 0.0)
+    overlap = _spread(measured, lambda own: own.overlap or 0.0)
+    text = (
+        "Screened maps are estimates: in random samples of orbits, probed exactly, rank correlation"
+        f" {correlation}; share of the exact top share found {overlap}"
+    )
+    n_without = len(maps) - len(measured)
+    return f"{text}; not measured for {n_without} classes." if n_without else f"{text}."
+
+
+def _spread(measured: Sequence[tuple[ClassMap, Fidelity]], value: Callable[[Fidelity], float]) -> str:
+    """The median over classes, and where it is lowest."""
+    lowest = min(measured, key=lambda pair: value(pair[1]))
+    middle = median(value(fidelity) for _, fidelity in measured)
+    return f"{middle:.2f} (median; {value(lowest[1]):.2f} for “{lowest[0].class_name}”)"
+
+
+def _resolution_sentences(maps: Sequence[ClassMap]) -> list[str]:
+    """One sentence for each resolution but single orbits, with the reason of its first class."""
+    by_name: dict[str, list[ClassMap]] = {}
+    for item in maps:
+        if item.resolution != "orbits":
+            by_name.setdefault(item.resolution, []).append(item)
+    sentences = []
+    for name, items in by_name.items():
+        who = "All maps are" if len(items) == len(maps) > 1 else _whose(items, len(maps))
+        reasons = [item.resolution_reason or "as was asked for" for item in items]
+        # A reason with numbers of its own is told of one class; the page has every other.
+        example = f"“{items[0].class_name}”: " if len(set(reasons)) > 1 else ""
+        mark = ":" if items[0].resolution_reason else ","
+        sentences.append(f"{who} ranked by {name}{mark} {example}{reasons[0]}.")
+    return sentences
+
+
+def _whose(items: Sequence[ClassMap], n_maps: int) -> str:
+    if len(items) == 1:
+        return f"The map of “{items[0].class_name}” is"
+    return f"{len(items)} of {n_maps} maps are"
 
 
 def data_headline(result: AuditResult) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -101,7 +102,10 @@ class Timing(_Frozen):
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python, this package and every package that can change a number."""
+    """Versions of Python, this package and every package that can change a number.
+
+    Packages that only ONNX models need are named where they are installed.
+    """
     packages = ("torch", "torchvision", "timm", "kornia", "numpy", "scipy", "scikit-learn", "pillow")
     versions = {"python": platform.python_version(), "shortcut-audit": __version__}
     for package in packages:
@@ -109,4 +113,7 @@ def installed_versions() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
     return versions

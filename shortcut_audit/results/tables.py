@@ -51,6 +51,12 @@ def _classes(result: AuditResult) -> Iterator[Chunk]:
                 "fpr_full": item.fpr_full.value,
                 "map_reliability": reliability.value,
                 "map_half_correlation": reliability.half_correlation,
+                "images_enough": found.n_images_enough,
+                "search": result.dominant_frequencies.search,
+                "resolution": found.resolution,
+                "fidelity_rank_correlation": found.fidelity and found.fidelity.rank_correlation,
+                "fidelity_overlap": found.fidelity and found.fidelity.overlap,
+                "fidelity_loss_mass": found.fidelity and found.fidelity.loss_mass,
             }
         )
     yield {column: [row[column] for row in rows] for column in rows[0]}
@@ -64,6 +70,7 @@ def _orbits(result: AuditResult) -> Iterator[Chunk]:
     for index, item in enumerate(finding.by_class):
         of_data = names.index(item.class_name)
         rank = arrays["dominant_frequencies/rank"][index]
+        probed = arrays.get("dominant_frequencies/n_probed")
         chunk: Chunk = {
             "class": [item.class_name] * result.grid.n_orbits,
             "u": arrays["orbits/u"],
@@ -73,6 +80,8 @@ def _orbits(result: AuditResult) -> Iterator[Chunk]:
             "importance": result.importance(item.class_name),
             "rank": [int(value) or None for value in rank],
             "kept": arrays["dominant_frequencies/kept"][index].astype(bool),
+            # None where nothing is estimated.
+            "n_probed": [None] * result.grid.n_orbits if probed is None else probed[index],
             "amplitude": arrays["class_spectra/amplitude"][of_data],
             "adcs": arrays["class_spectra/adcs"][of_data],
         }
@@ -208,6 +217,11 @@ _DATA_TABLES = {"classes": _data_classes, "orbits": _data_orbits, "bands": _data
 # Columns that may hold missing values: a chunk of nothing else must not change their type.
 _DTYPES = {
     "rank": "Int64",
+    "n_probed": "Int64",
+    "images_enough": "Int64",
+    "fidelity_rank_correlation": "float64",
+    "fidelity_overlap": "float64",
+    "fidelity_loss_mass": "float64",
     "map_reliability": "float64",
     "map_half_correlation": "float64",
     "slope": "float64",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import numpy as np
 
 from shortcut_audit.errors import AuditInterruptedError
 from shortcut_audit.fourier.grid import FrequencyGrid
-from shortcut_audit.measures.interface import Arrays
+from shortcut_audit.measures.interface import Arrays, Outline
+from shortcut_audit.measures.searches import SEARCHES
+from shortcut_audit.measures.searches.interface import MEASURE
 from shortcut_audit.models.classifier import (
     device_name,
 )
@@ -28,8 +30,10 @@ from shortcut_audit.results.provenance import (
     Timing,
     installed_versions,
 )
+from shortcut_audit.results.settings import SearchName
 from shortcut_audit.results.store import (
     ARRAYS_FILE,
+    MAP_SO_FAR_FILE,
     REPORT_FILE,
     RESULT_FILE,
     check_folder,
@@ -71,9 +75,16 @@ _SECONDS_BETWEEN_STATES = 2.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an audit would take on this machine; nothing was written."""
+    """What an audit would take on this machine; nothing was written.
+
+    `search`: the one that would run, with the reason where the settings leave it open.
+    `n_exact_passes`: what the exact search of the same images would take, without a budget.
+    """
 
     passes_by_measure: dict[str, int]
+    search: SearchName
+    search_reason: str
+    n_exact_passes: int
     images_per_second: float
     batch_size: int
     peak_memory_bytes: int
@@ -100,8 +111,14 @@ def estimate_audit(request: AuditRequest, progress: Progress | None = None) -> E
         speed = prepared.batch_speed or measure_batch(
             subject.classifier, image, subject.batch_size, seconds=1.0
         )
+        outline = subject.outline
+        unlimited = outline.settings.model_copy(update={"budget": None})
+        n_exact = SEARCHES["exact"].planned_passes(replace(outline, settings=unlimited))
         return Estimate(
-            passes_by_measure=passes_by_measure(subject.outline),
+            passes_by_measure=_within_time(outline, passes_by_measure(outline), n_exact, speed),
+            search=outline.search,
+            search_reason=outline.search_reason,
+            n_exact_passes=n_exact,
             images_per_second=speed,
             batch_size=subject.batch_size,
             peak_memory_bytes=peak_memory_bytes(subject.classifier.device),
@@ -109,6 +126,18 @@ def estimate_audit(request: AuditRequest, progress: Progress | None = None) -> E
             n_orbits=subject.grid.n_orbits,
             preprocessing=prepared.model.preprocessing,
         )
+
+
+def _within_time(
+    outline: Outline, planned: dict[str, int], n_exact: int, images_per_second: float
+) -> dict[str, int]:
+    """`planned` passes, the search's as its budget in time pays for."""
+    budget = outline.settings.budget
+    if budget is None or budget.seconds is None:
+        return planned
+    # With time left a screened search goes on probing, until it has probed everything.
+    most = n_exact if outline.search == "screened" else planned[MEASURE]
+    return {**planned, MEASURE: min(most, round(budget.seconds * images_per_second))}
 
 
 def run_audit(
@@ -213,10 +242,12 @@ class _Watched:
             return
         if isinstance(error, KeyboardInterrupt):
             state.write("interrupted")
+            so_far = state.folder / f"{MAP_SO_FAR_FILE}.json"
             raise AuditInterruptedError(
                 f"Stopped with {state.shards_done} of {state.shards_total} parts done,"
                 f" kept in {state.folder}.",
-                "Run the same command again to go on from here.",
+                "Run the same command again to go on from here."
+                + (f" The maps so far: {so_far}." if so_far.is_file() else ""),
             ) from error
         if state.made is not None and state.shards_done == 0:
             remove_folder(state.made)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Sequence
+from statistics import median
+
 from shortcut_audit.data.pixels import AuditImages
+from shortcut_audit.fourier.grid import FrequencyGrid
+from shortcut_audit.fourier.units import Units
+from shortcut_audit.measures.dominant_frequencies import RELIABLE
 from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.findings import ClassMap, Fidelity
+from shortcut_audit.results.search_options import idle_sentence
 
 __all__ = ["notes_on", "notes_on_data"]
 
-_RELIABLE = 0.5
+# Below, most of a map's order would not come out again.
+_UNRELIABLE = 0.5
+# Below either of them a screened map is a rough sketch of the exact one.
+_FAITHFUL_OVERLAP, _FAITHFUL_CORRELATION = 0.7, 0.5
+_FEW_NAMES = 5
 # Below, a plant of 3/255 in 60% of the images of a class of photographs is not told from chance.
 _FEW_FOR_SPECTRA = 100
 
@@ -19,6 +33,9 @@ def notes_on(result: AuditResult, images: AuditImages, *, batch_matters: bool) -
         _on_batches(result) if batch_matters else "",
         _on_normalisation(result),
         _on_reliability(result),
+        _on_fidelity(result),
+        _on_stopped(result),
+        idle_sentence(result.model_settings, result.dominant_frequencies.search),
         _on_copies(images),
         _on_skipped(result),
     ]
@@ -83,18 +100,104 @@ def _on_normalisation(result: AuditResult) -> str:
 
 def _on_reliability(result: AuditResult) -> str:
     finding = result.dominant_frequencies
-    weak = [
-        item
-        for item in finding.by_class
-        if (value := item.reliability[finding.response].value) is None or value < _RELIABLE
-    ]
-    if not weak:
+    values = {item.class_name: item.reliability[finding.response].value for item in finding.by_class}
+    weak = [item for item in finding.by_class if (values[item.class_name] or 0) < _UNRELIABLE]
+    short = [item for item in finding.by_class if (values[item.class_name] or 0) < RELIABLE]
+    if not short:
         return ""
-    names = ", ".join(item.class_name for item in weak[:5]) + (", ..." if len(weak) > 5 else "")
+    told, below, part = (weak, _UNRELIABLE, "much") if weak else (short, RELIABLE, "part")
     return (
-        f"{len(weak)} of {len(finding.by_class)} maps have a reliability below {_RELIABLE}: on other"
-        f" images of the class much of the map would come out differently ({names}). Give more"
-        " images with --images-per-class."
+        f"{len(told)} of {len(finding.by_class)} maps have a reliability below {below}: on other"
+        f" images of the class {part} of the map would come out differently ({_names(told)})."
+        f" {_enough(result, short)}"
+    )
+
+
+def _enough(result: AuditResult, short: Sequence[ClassMap]) -> str:
+    """How many images would be enough for maps that fall short, and how to come by them."""
+    known = [item.n_images_enough for item in short if item.n_images_enough is not None]
+    if not known:
+        return "How many images would be enough cannot be told; give more with --images-per-class."
+    most, middle = max(known), round(median(known))
+    half = f" ({middle:,} for half of them)" if middle < most else ""
+    unknown = " where it can be told" if len(known) < len(short) else ""
+    coarse = " as they are ranked now" if any(item.resolution != "orbits" for item in short) else ""
+    return (
+        f"About {most:,} search images of a class{half} would be enough for {RELIABLE}{unknown}{coarse}:"
+        f" {_where_from(result, most)}."
+    )
+
+
+def _where_from(result: AuditResult, n_search: int) -> str:
+    """How to come by `n_search` search images of a class."""
+    settings, data = result.model_settings, result.provenance.data
+    if n_search <= min(data.n_search_by_class):
+        return "a larger --budget pays for them"
+    per_class = math.ceil(n_search / settings.search_share)
+    held = data.n_available // len(data.class_names)
+    if per_class <= held:
+        return f"give --images-per-class {per_class}"
+    joint = result.dominant_frequencies.response == "joint"
+    less = "" if joint else ", or ask for less with a coarser --resolution (tiles:6x8)"
+    return f"more than the {held:,} a class that the data hold; give more images{less}"
+
+
+def _on_fidelity(result: AuditResult) -> str:
+    """A screened map that is far from the exact one must not pass for it."""
+    finding = result.dominant_frequencies
+    if finding.search != "screened":
+        return ""
+    rough = [item for item in finding.by_class if not _is_faithful(item.fidelity)]
+    if not rough:
+        return ""
+    grid = FrequencyGrid(result.grid.height, result.grid.width)
+    n_units = Units.named(result.model_settings.resolution, grid).n_units
+    n_search = dict(zip(result.class_names, result.provenance.data.n_search_by_class, strict=True))
+    exact = sum(n_search[item.class_name] for item in rough) * (n_units + 1)
+    return (
+        f"{len(rough)} of {len(finding.by_class)} screened maps are rough sketches of the exact ones, by"
+        f" the tool's own sample of exact probes ({_names(rough)}: {_measured(rough[0].fidelity)}). Do"
+        f" not read them orbit by orbit. The exact search of these classes takes about {exact:,} image"
+        f" passes ({_exact_options(rough)}); a larger --budget brings a screened map nearer."
+    )
+
+
+def _is_faithful(fidelity: Fidelity | None) -> bool:
+    return (
+        fidelity is not None
+        and (fidelity.overlap or 0) >= _FAITHFUL_OVERLAP
+        and (fidelity.rank_correlation or 0) >= _FAITHFUL_CORRELATION
+    )
+
+
+def _measured(fidelity: Fidelity | None) -> str:
+    if fidelity is None or fidelity.overlap is None or fidelity.rank_correlation is None:
+        return "not measured"
+    return (
+        f"rank correlation {fidelity.rank_correlation:.2f}, {fidelity.overlap:.2f} of the exact top share"
+        " found"
+    )
+
+
+def _exact_options(maps: Sequence[ClassMap]) -> str:
+    names = [item.class_name for item in maps]
+    if len(names) > _FEW_NAMES or any("," in name or name != name.strip() for name in names):
+        return "--search exact"
+    return f"--search exact --classes {shlex.quote(','.join(names))}"
+
+
+def _names(maps: Sequence[ClassMap]) -> str:
+    named = ", ".join(item.class_name for item in maps[:_FEW_NAMES])
+    return f"{named}, ..." if len(maps) > _FEW_NAMES else named
+
+
+def _on_stopped(result: AuditResult) -> str:
+    stopped = result.dominant_frequencies.stopped
+    if not stopped:
+        return ""
+    return (
+        f"The search was cut short: {stopped}. Maps rest on less than they could; give a larger --budget,"
+        " or none."
     )
 
 

@@ -27,7 +27,7 @@ from shortcut_audit.measures.interface import (
     Shard,
     Split,
 )
-from shortcut_audit.results.provenance import ModelProvenance
+from shortcut_audit.results.provenance import ModelProvenance, installed_versions
 from shortcut_audit.results.settings import AuditSettings, SearchName
 
 __all__ = ["Ground", "Task", "outline_of", "passes_by_measure", "tasks_of", "tasks_of_round"]
@@ -136,7 +136,16 @@ def _common(ground: Ground) -> dict[str, Any]:
         "dtype": outline.settings.dtype,
         "device": ground.device_type,
         "torch": torch.__version__,
+        **_runtime_of(model),
     }
+
+
+def _runtime_of(model: ModelProvenance) -> dict[str, str]:
+    """Who computes an ONNX graph; for other models torch says it all."""
+    if not (model.spec.endswith(".onnx") or model.architecture == "OnnxNetwork"):
+        return {}
+    versions = installed_versions()
+    return {name: versions[name] for name in versions if name.startswith("onnxruntime")}
 
 
 def _key(
