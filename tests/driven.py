@@ -18,10 +18,14 @@ Answer = Callable[[Shard], np.ndarray]
 
 
 def outline_of_sizes(
-    sizes: Sequence[int], size: int | tuple[int, int] = 16, searched: Sequence[int] = (), **values: Any
+    sizes: Sequence[int],
+    size: int | tuple[int, int] = 16,
+    searched: Sequence[int] = (),
+    n_judge: int = 2,
+    **values: Any,
 ) -> Outline:
-    """Classes with `sizes` search images each, and two to judge by."""
-    starts = np.cumsum([0, *(n + 2 for n in sizes)])
+    """Classes with `sizes` search images each, and `n_judge` to judge by."""
+    starts = np.cumsum([0, *(n + n_judge for n in sizes)])
     search = tuple((int(start), int(start) + n) for start, n in zip(starts, sizes, strict=False))
     height, width = (size, size) if isinstance(size, int) else size
     return Outline(
@@ -31,7 +35,7 @@ def outline_of_sizes(
         n_outputs=len(sizes),
         n_classes=len(sizes),
         search_rows=search,
-        judge_rows=tuple((stop, stop + 2) for _, stop in search),
+        judge_rows=tuple((stop, stop + n_judge) for _, stop in search),
         searched=tuple(searched) or tuple(range(len(sizes))),
     )
 

@@ -142,12 +142,12 @@ def test_a_map_of_noise_becomes_tiles_or_stays_and_never_claims_much() -> None:
     """Pure noise: what is picked as the best of six resolutions must not pass for a map."""
     generator = np.random.default_rng(2)
     values, tiled = [], 0
-    for _ in range(30):
+    for _ in range(20):
         found = map_from(generator.standard_normal((24, N_ORBITS)), PLAN)
         values.append(found.reliability["log-odds"].value)
         tiled += found.resolution != "orbits"
         assert ("neighbours share" in found.resolution_reason) == (found.resolution != "orbits")
-    assert tiled >= 25
+    assert tiled >= 15
     assert np.median(values) < 0.5
     assert np.mean(np.array(values) >= 0.8) <= 0.05
 
@@ -176,8 +176,8 @@ def test_of_noise_nothing_stands_out_however_few_the_images(n_images: int) -> No
     """One map in a hundred may have such an orbit; by the normal law most maps of 3 images would."""
     generator = np.random.default_rng(5)
     plan = outline_of_sizes([n_images], SIZE)
-    maps = [map_from(generator.standard_normal((n_images, N_ORBITS)), plan) for _ in range(40)]
-    assert sum("ranked by" in found.resolution_reason for found in maps) <= 2
+    maps = [map_from(generator.standard_normal((n_images, N_ORBITS)), plan) for _ in range(20)]
+    assert sum("ranked by" in found.resolution_reason for found in maps) <= 1
 
 
 def test_dc_is_part_of_no_tile_unless_it_is_ranked() -> None:

@@ -19,9 +19,8 @@ SPLITS: tuple[Split, ...] = ("search", "judge")
 
 
 def outline(size: int = 16, n_search: int = 50) -> Outline:
-    plan = outline_of_sizes([n_search] * 3, size, searched=(0, 2), resolution="orbits")
-    judged = tuple((stop, stop + 40) for _, stop in plan.search_rows)
-    return replace(plan, n_channels=3, judge_rows=judged)
+    plan = outline_of_sizes([n_search] * 3, size, searched=(0, 2), n_judge=40, resolution="orbits")
+    return replace(plan, n_channels=3)
 
 
 def shards_of(measure: Measure | MeasureInRounds, plan: Outline, split: Split) -> list[Shard]:
@@ -53,7 +52,7 @@ def test_only_measures_in_rounds_pass_for_such() -> None:
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda m: m.name)
 @pytest.mark.parametrize("size", [16, 32, 224])
 def test_shards_cover_each_image_and_orbit_once(measure: Measure | MeasureInRounds, size: int) -> None:
-    plan = outline(size)
+    plan = outline(size, n_search=50 if size < 224 else 5)
     for split in SPLITS:
         shards = shards_of(measure, plan, split)
         for shard in shards:
@@ -84,7 +83,7 @@ def test_all_measures_cut_images_into_the_same_blocks(
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda m: m.name)
 def test_no_shard_takes_more_passes_than_are_lost_by_a_kill(measure: Measure | MeasureInRounds) -> None:
     for size in (16, 224):
-        plan = outline(size)
+        plan = outline(size, n_search=300 if size == 16 else 3)
         for split in SPLITS:
             assert max((s.n_passes for s in shards_of(measure, plan, split)), default=0) <= 8192 + 63
 

@@ -272,7 +272,7 @@ def test_stopped_anywhere_it_ends_as_if_it_had_never_been(
     whole_engine = Paced()
     whole = run_audit(request(**values), tmp_path / "whole", engine=whole_engine)
     n_tasks = len(whole_engine.ran)
-    for n in range(2, n_tasks, n_tasks // 3):
+    for n in range(5, n_tasks, n_tasks // 2):
         run, engine = tmp_path / f"after {n}", Paced(before=stop_before(n))
         with pytest.raises(AuditInterruptedError):
             run_audit(request(**values), run, engine=engine)
