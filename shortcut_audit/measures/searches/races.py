@@ -7,6 +7,7 @@ as normal distributions do. Whoever is not surely in or out of the top share run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,44 +75,61 @@ def design(features: FloatArray) -> FloatArray:
 
 
 def calibrated(
-    columns: FloatArray, size: FloatArray, sample: IntArray, probed: Probed
+    columns: FloatArray,
+    size: FloatArray,
+    sample: IntArray,
+    probed: Probed,
+    spread_of: Probed | None = None,
 ) -> tuple[Guess, FloatArray]:
     """A guess for every unit, and for the units of `sample` one in which their own probes have no part.
 
     `columns` (n_units, 6) from `design`; `size` (n_units,) first-order size of the logit change, which
     errors and spreads are taken in proportion to; `sample` (m,) units; `probed` covers all units.
+    `spread_of`: what spreads are taken from, if not from `probed` (a half may hold a single image).
     """
-    size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-300))
-    mean, n = probed.mean[sample], np.maximum(probed.n[sample], 2)
-    variance = probed.scatter[sample] / (n - 1)
+    # Where no gradient reaches the pixels all sizes are 0, and any one will do.
+    size = np.maximum(size, 1e-12 * (float(size.max()) or 1.0))
+    widths = probed if spread_of is None else spread_of
+    mean, n = probed.mean[sample], np.maximum(probed.n[sample], 1)
+    variance = widths.scatter[sample] / np.maximum(widths.n[sample] - 1, 1)
     spread = float(np.median(np.sqrt(variance) / size[sample]))
     noise = (variance + (spread * size[sample]) ** 2) / 2 / n
     rest = 0.0
-    weights: FloatArray
+    # Row g: everybody's weight but that of group g's own.
+    others = (np.arange(len(sample)) % _GROUPS) != np.arange(min(_GROUPS, len(sample)))[:, None]
+    group = np.arange(len(sample)) % _GROUPS
     for _ in range(3):
         weights = 1 / np.maximum(noise + rest * size[sample] ** 2, 1e-300)
-        apart = np.empty(len(sample))
-        for group in range(min(_GROUPS, len(sample))):
-            own = np.arange(len(sample)) % _GROUPS == group
-            fit = _fitted(columns[sample[~own]], mean[~own], weights[~own])
-            apart[own] = columns[sample[own]] @ fit
+        fits = _fitted(columns[sample], mean, others * weights)[0]
+        apart: FloatArray = (columns[sample] * fits[group]).sum(axis=1)
         off = ((mean - apart) ** 2 - noise) / size[sample] ** 2
         # Of errors in proportion to size, with the largest tenth cut: one odd orbit is no rule.
         rest = max(float(np.mean(np.minimum(off, np.quantile(off, 0.9)))), 1e-6 * spread**2)
-    fit = _fitted(columns[sample], mean, weights)
+    (fit,), (doubt,) = _fitted(columns[sample], mean, weights[None])
     told = columns @ fit
-    deviation: FloatArray = np.sqrt(_CAUTION * rest) * size
+    # Beyond what the sample covers, the fit itself is in doubt.
+    extrapolated = np.maximum(((columns @ doubt) * columns).sum(axis=1), 0)
+    deviation: FloatArray = np.sqrt(_CAUTION * (rest * size**2 + extrapolated))
     deviation = np.maximum(deviation, _RELATIVE_ERROR * np.abs(told))
     guess = Guess(mean=told, deviation=deviation, spread=spread * size)
     return guess, apart
 
 
-def _fitted(columns: FloatArray, target: FloatArray, weights: FloatArray) -> FloatArray:
-    """Coefficients of a weighted ridge regression."""
-    shares = weights / float(weights.sum())
-    normal = columns.T @ (shares[:, None] * columns)
-    ridge = _RIDGE * np.diag(np.maximum(np.diag(normal), 1e-300))
-    return np.asarray(np.linalg.solve(normal + ridge, columns.T @ (shares * target)), dtype=np.float64)
+def _fitted(
+    columns: FloatArray, target: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted ridge regressions: coefficients (g, k) and their covariances (g, k, k).
+
+    `columns` (m, k), `target` (m,), and `weights` (g, m) of g regressions, one over variances.
+    """
+    total = np.maximum(weights.sum(axis=1), 1e-300)
+    shares = weights / total[:, None]
+    normal = np.einsum("gm,mi,mj->gij", shares, columns, columns, optimize=True)
+    diagonal = np.maximum(np.einsum("gii->gi", normal), 1e-12)
+    normal = normal + _RIDGE * diagonal[:, :, None] * np.eye(columns.shape[1])
+    inverse = np.linalg.inv(normal)
+    solution: FloatArray = np.einsum("gij,mj,gm,m->gi", inverse, columns, shares, target, optimize=True)
+    return solution, inverse / total[:, None, None]
 
 
 def weighed(guess: Guess, probed: Probed, n_images: int) -> tuple[FloatArray, FloatArray]:
@@ -152,16 +170,23 @@ def stratified_sample(
 ) -> tuple[IntArray, FloatArray]:
     """Units to calibrate by, (m,), and how many units each stands for, (m,).
 
-    Half of them from the 3 `n_top` units that move the logits most, where the top share will be found,
-    half from all others.
+    A quarter of them are the units that move the logits most, and stand for themselves: no guess
+    then has to reach beyond all that was seen. The rest are drawn at random, half of them from the
+    leading 3 `n_top`, where the top share will be found, half from all others. Who is drawn hangs by
+    a lot of each unit's own, so that a rounding error that swaps two units changes no draw.
     """
     candidates = np.flatnonzero(rankable)
     order = candidates[np.argsort(-size[candidates], kind="stable")]
-    strata = order[: 3 * n_top], order[3 * n_top :]
-    quota = [min(n_sampled // 2, len(strata[0])), 0]
-    quota[1] = min(n_sampled - quota[0], len(strata[1]))
+    n_leaders = min(n_sampled // 4, len(order))
+    n_close = max(3 * n_top, n_leaders)
+    strata = order[:n_leaders], order[n_leaders:n_close], order[n_close:]
+    n_drawn = min(n_sampled, len(order)) - n_leaders
+    n_far = min(n_drawn - n_drawn // 2, len(strata[2]))
+    n_near = min(n_drawn - n_far, len(strata[1]))
+    quota = n_leaders, n_near, n_drawn - n_near
+    lot = generator.random(len(size))
     chosen = [
-        np.sort(generator.choice(stratum, number, replace=False))
+        np.sort(stratum[np.argsort(lot[stratum], kind="stable")[:number]])
         for stratum, number in zip(strata, quota, strict=True)
     ]
     stands_for = [
@@ -178,23 +203,45 @@ def fidelity_of(
     in_map: BoolArray,
     share: float,
     n_images: int,
+    exact_of_halves: Sequence[tuple[FloatArray, FloatArray]] = (),
+    n_of_all: int | None = None,
 ) -> Fidelity:
     """How near the map comes to exact probes of sampled units, each standing for `stands_for` others.
 
-    `told` (m,): what the map says of them without their own probes; `exact` (m,); `in_map` (m,):
-    whether that puts them into the top share; `share`: of units that the top share holds.
+    `told` (m,): what the map says of them without their own probes; `exact` (m,) on `n_images` images;
+    `in_map` (m,): whether that puts them into the top share; `share`: of units that the top share holds.
+    The rank correlation is carried from `n_images` to `n_of_all`, by how well `exact_of_halves` agree.
     """
     in_exact = _leading(exact, stands_for, share)
     mass = np.maximum(exact, 0) * stands_for
     n_leading = float(stands_for[in_exact].sum())
     held = float(mass[in_exact].sum())
+    correlation = _weighted_spearman(told, exact, stands_for)
+    if correlation is not None:
+        halves = [_weighted_spearman(*pair, stands_for) for pair in exact_of_halves]
+        carried = correlation * _dimmed_by(halves, (n_of_all or n_images) / n_images)
+        correlation = float(np.clip(carried, -1, 1))
     return Fidelity(
-        rank_correlation=_weighted_spearman(told, exact, stands_for),
+        rank_correlation=correlation,
         overlap=float(stands_for[in_exact & in_map].sum()) / n_leading if n_leading else None,
         loss_mass=min(1.0, float(mass[in_map].sum()) / held) if held > 0 else None,
         n_orbits=len(exact),
         n_images=n_images,
     )
+
+
+def _dimmed_by(half_correlations: Sequence[float | None], times: float) -> float:
+    """How much larger a correlation would be with means over `times` as many images.
+
+    By the reliabilities of both means (Spearman-Brown): their noise hides that much of what is common.
+    """
+    known = [value for value in half_correlations if value is not None]
+    if not known or times <= 1:
+        return 1.0
+    # Of pure noise the standard deviation falls with the root of the images.
+    half = max(float(np.mean(known)), 0.0)
+    now, then = 2 / (1 + half), 2 * times / (1 + (2 * times - 1) * half)
+    return float(np.sqrt(then / now))
 
 
 def _leading(values: FloatArray, stands_for: FloatArray, share: float) -> BoolArray:
