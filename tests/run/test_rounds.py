@@ -182,7 +182,7 @@ def test_keys_know_what_changes_a_number_and_nothing_else(small_layers: None) ->
     assert not set(keys_of(exact_shards, search="screened")) & set(plain)
 
 
-def test_what_a_search_asks_beyond_the_images_is_part_of_the_key() -> None:
+def test_what_a_search_asks_of_the_images_is_part_of_the_key() -> None:
     def with_work(*works: Work | None) -> Callable[[Ground], list[Shard]]:
         return lambda ground: [replace(first_round(ground)[0], work=work) for work in works]
 
@@ -197,6 +197,11 @@ def test_what_a_search_asks_beyond_the_images_is_part_of_the_key() -> None:
         Work("masks", {"units": units}),
     )
     assert len(keys_of(with_work(*works))) == len(works)
+
+    def slices(ground: Ground) -> list[Shard]:
+        return [replace(first_round(ground)[0], orbits=orbits) for orbits in ((0, 20), (0, 7), (7, 20))]
+
+    assert len(keys_of(slices)) == 3
     again = Work("probes", {"units": np.arange(10)[::2] // 2})
     assert keys_of(with_work(again)) == keys_of(with_work(works[1]))
 
