@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from replicas import block_lines_of
 
@@ -32,6 +32,7 @@ def neighbours_of(grid: FrequencyGrid, orbit: int) -> set[int]:
     return found - {0, orbit}
 
 
+@settings(deadline=None)
 @given(sizes)
 def test_neighbours_are_the_orbits_around_and_stay_on_their_axis(size: tuple[int, int]) -> None:
     grid = FrequencyGrid(*size)
@@ -44,6 +45,7 @@ def test_neighbours_are_the_orbits_around_and_stay_on_their_axis(size: tuple[int
     np.testing.assert_array_equal(neighbours.comparable, neighbours.count >= 2)
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(0, 2**32 - 1))
 def test_means_and_medians_are_those_of_the_neighbours(size: tuple[int, int], seed: int) -> None:
     grid = FrequencyGrid(*size)
@@ -75,6 +77,7 @@ def test_a_wave_of_32_pixels_has_as_many_neighbours_as_the_plane_lets_it() -> No
     assert neighbours.comparable[1:].all()
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(1, 6), st.integers(1, 8))
 def test_every_orbit_but_dc_lies_in_one_cell_of_its_ring_and_sector(
     size: tuple[int, int], n_rings: int, n_sectors: int
@@ -98,6 +101,7 @@ def test_every_orbit_but_dc_lies_in_one_cell_of_its_ring_and_sector(
     assert cells.n_in_ring.tolist() == counted
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(0, 2**32 - 1))
 def test_pooling_is_the_mean_over_bins(size: tuple[int, int], seed: int) -> None:
     grid = FrequencyGrid(*size)
