@@ -199,7 +199,7 @@ def _fidelity_sentence(maps: Sequence[ClassMap]) -> str:
         f" {correlation}; share of the exact top share found {overlap}"
     )
     n_without = len(maps) - len(measured)
-    return f"{text}; not measured for {n_without} classes." if n_without else f"{text}."
+    return f"{text}; not measured for {n_without} of {len(maps)} classes." if n_without else f"{text}."
 
 
 def _spread(measured: Sequence[tuple[ClassMap, Fidelity]], value: Callable[[Fidelity], float]) -> str:
