@@ -110,7 +110,13 @@ def _subjects(
 ) -> Iterator[tuple[Subject, Subject]]:
     """The model with its search images A, and the same with B in their place."""
     settings = settings_from({"images_per_class": 2 * n_images, "resolution": "orbits", **values})
-    request = AuditRequest(model=loaded, source=open_source(data), settings=settings, command="benchmark")
+    request = AuditRequest(
+        model=loaded,
+        source=open_source(data),
+        settings=settings,
+        size=(size, size),
+        command="benchmark",
+    )
     with prepared_audit(request, None) as prepared:
         own = prepared.subject
         outline = own.outline
