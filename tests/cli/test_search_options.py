@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import conv_model, random_images, save_npz
+from driven import outline_of_sizes
 
 import shortcut_audit as sa
 from shortcut_audit.cli.audit import estimate_lines
@@ -16,11 +17,14 @@ from shortcut_audit.cli.options import parse_counts, parse_resolution
 from shortcut_audit.data.datasets import source_from
 from shortcut_audit.errors import SettingsError
 from shortcut_audit.measures.searches import SEARCHES
+from shortcut_audit.measures.searches.stages import default_patch_sides
 from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.report.summary import search_sentences
+from shortcut_audit.results.search_options import USED_BY
 from shortcut_audit.results.settings import settings_from
 from shortcut_audit.run.audit import Estimate, estimate_audit
-from shortcut_audit.run.prepare import AuditRequest, prepared_audit
+from shortcut_audit.run.notes import _FAITHFUL_CORRELATION, _FAITHFUL_OVERLAP
+from shortcut_audit.run.prepare import _FEW_UNITS, AuditRequest, prepared_audit
 
 FACTORY = "shortcut_audit.models.small:small_cnn"
 # 18 x 18: 164 orbits, too many for auto to probe every one.
@@ -184,3 +188,26 @@ def test_a_dry_run_counts_the_budget_in() -> None:
     dear, said, exact = estimate_of(search="learned", steps=400)
     assert dear.passes_by_measure["dominant_frequencies"] > exact
     assert f"The exact search would take {exact:,} image passes, which is fewer" in said
+
+
+def test_the_page_on_searches_names_every_search_and_option_and_todays_numbers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "searches.md").read_text()
+    text = " ".join(page.split())
+    defaults = settings_from({})
+    for name in SEARCHES:
+        assert f"| `{name}` |" in text
+        assert f"## {name.capitalize()}" in text
+    for option in USED_BY:
+        assert f"--{option.replace('_', '-')}" in text
+    assert f"where {_FEW_UNITS} or fewer orbits" in text
+    assert f"(`--confidence`, {defaults.confidence:g})" in text
+    assert f"`--steps` ({defaults.steps})" in text
+    low = f"the overlap is below {_FAITHFUL_OVERLAP} or the correlation below {_FAITHFUL_CORRELATION}"
+    assert low in text
+    for size, sides in ((32, "8, 4, 2, 1"), (224, "56, 28, 14, 8, 4, 2")):
+        assert ", ".join(map(str, default_patch_sides(size, size))) == sides
+        assert f"{sides} at {size}" in text
+    for size in (32, 224):
+        outline = outline_of_sizes([10], size)
+        for search in ("exact", "hierarchical"):
+            assert f"{SEARCHES[search].planned_passes(outline) // 10:,} at {size}" in text

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import conv_model, random_images
+from routes import audit_by
 
 import shortcut_audit as sa
 from shortcut_audit.data.datasets import source_from
@@ -30,3 +31,15 @@ def hostile_data() -> AuditResult:
     """A look at data, without a model, whose class names try to break the page."""
     source = source_from(random_images(8, len(HOSTILE), (3, 8, 10)), HOSTILE)
     return run_data_audit(DataRequest(source=source, settings=DataAuditSettings(), command='data "<b>"'))
+
+
+@pytest.fixture(scope="session")
+def screened() -> AuditResult:
+    """Maps that are estimates."""
+    return audit_by("screened")
+
+
+@pytest.fixture(scope="session")
+def hierarchical() -> AuditResult:
+    """Maps of orbits that were ranked together."""
+    return audit_by("hierarchical")

@@ -48,7 +48,7 @@ def browse(page: Path, scratch: Path, *flags: str) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("which", ["hostile", "grey", "hostile_data"])
+@pytest.mark.parametrize("which", ["hostile", "grey", "hostile_data", "screened", "hierarchical"])
 def test_the_page_loads_quietly_and_keeps_every_name(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

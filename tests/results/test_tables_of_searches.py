@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -89,3 +91,13 @@ def test_every_format_holds_the_same_table(route: str, table: str, format_name: 
     # Text has no types of missing numbers.
     back = back.astype(expected.dtypes)
     pd.testing.assert_frame_equal(back, expected, check_exact=False, rtol=1e-6, atol=1e-6)
+
+
+def test_columns_of_searches_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "result-format.md").read_text()
+    columns = {
+        *(c for route in OPTIONS for c in audit_by(route).table("orbits")),
+        *audit_by("screened").table("classes").columns[-6:],
+    }
+    for column in columns - SCORES:
+        assert re.search(rf"\b{column}\b", page), column
