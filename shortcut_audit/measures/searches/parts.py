@@ -16,7 +16,6 @@ from shortcut_audit.measures.interface import (
     Done,
     Outline,
     Shard,
-    Totals,
     Work,
 )
 from shortcut_audit.measures.searches.first_order import N_FEATURES, first_order_passes
@@ -33,7 +32,7 @@ __all__ = [
     "n_search",
     "part_rows",
     "probe_shards",
-    "totals_by_part",
+    "sums_by_part",
 ]
 
 IntArray = NDArray[np.int64]
@@ -70,13 +69,6 @@ def cut_rows(rows: tuple[int, int], most: int) -> Iterator[tuple[int, int]]:
         yield row, min(row + most, rows[1])
 
 
-def part_of(outline: Outline, class_index: int, shard: Shard) -> int:
-    """The part that a shard's rows lie in."""
-    n = n_parts(outline, class_index)
-    stops = [part_rows(outline, class_index, part)[1] for part in range(n)]
-    return int(np.searchsorted(stops, shard.rows[0], side="right"))
-
-
 def n_by_part(outline: Outline, class_index: int) -> IntArray:
     """Images of each part."""
     rows = [part_rows(outline, class_index, p) for p in range(n_parts(outline, class_index))]
@@ -105,15 +97,17 @@ def gradient_shards(outline: Outline, logits: int) -> list[Shard]:
     ]
 
 
-def totals_by_part(outline: Outline, shard: Shard, features: Tensor) -> Totals:
-    """Sums of first-order features (N_FEATURES, n_images, n_units) over each part that a shard meets."""
+def sums_by_part(outline: Outline, shard: Shard, values: Tensor) -> tuple[IntArray, IntArray, FloatArray]:
+    """Sums of `values` (k, n_images, n_units) over the images of each part that a shard meets.
+
+    Parts (p,), images of each in the shard (p,), and sums (p, k, n_units).
+    """
     stops = np.cumsum(n_by_part(outline, shard.class_index)) + outline.search_rows[shard.class_index][0]
-    parts, begins = np.unique(
-        np.searchsorted(stops, np.arange(*shard.rows), side="right"), return_index=True
-    )
-    ends = [*begins[1:].tolist(), shard.n_images]
-    sums = [features[:, a:b].sum(dim=1).float() for a, b in zip(begins.tolist(), ends, strict=True)]
-    return {"part": parts, "features": torch.stack(sums).cpu().numpy()}
+    part_of_row = np.searchsorted(stops, np.arange(*shard.rows), side="right")
+    parts, n_images = np.unique(part_of_row, return_counts=True)
+    stop_of_part = np.cumsum(n_images)
+    sums = [values[:, stop - n : stop].sum(dim=1) for n, stop in zip(n_images, stop_of_part, strict=True)]
+    return parts, n_images, torch.stack(sums).double().cpu().numpy()
 
 
 def features_of(outline: Outline, class_index: int, first: Done) -> FloatArray:
@@ -124,11 +118,14 @@ def features_of(outline: Outline, class_index: int, first: Done) -> FloatArray:
     return sums
 
 
-def probe_shards(outline: Outline, class_index: int, part: int, units: IntArray) -> list[Shard]:
-    """Exact probes of `units`, each on every image of a part, with one clean pass an image."""
+def probe_shards(
+    outline: Outline, class_index: int, parts: tuple[int, int], units: IntArray
+) -> list[Shard]:
+    """Exact probes of `units`, each on every image of a range of parts, with one clean pass an image."""
     image = outline.n_channels * outline.grid.height * outline.grid.width
     most = max(1, min(FLOATS_PER_BLOCK // image, PASSES_PER_SHARD // len(units)))
     work = Work("probes", {"units": np.sort(units)})
+    first, last = (part_rows(outline, class_index, part) for part in (parts[0], parts[1] - 1))
     return [
         Shard(
             measure=MEASURE,
@@ -139,7 +136,7 @@ def probe_shards(outline: Outline, class_index: int, part: int, units: IntArray)
             n_passes=(len(units) + 1) * (rows[1] - rows[0]),
             work=work,
         )
-        for rows in cut_rows(part_rows(outline, class_index, part), most)
+        for rows in cut_rows((first[0], last[1]), most)
     ]
 
 
@@ -157,20 +154,21 @@ def halves_of_parts(n: int) -> Iterator[tuple[IntArray, IntArray]]:
 
 @dataclass
 class Probes:
-    """Exact probes of one class so far: per shard its part, units, images, sums and squares.
+    """Exact probes of one class so far: per part of a shard its units, images, sums and squares.
 
     Kept as they came, since few of all units are ever probed; read from the ledger once.
     """
 
-    of_shards: list[tuple[int, IntArray, int, FloatArray, FloatArray]] = field(default_factory=list)
+    of_parts: list[tuple[int, IntArray, int, FloatArray, FloatArray]] = field(default_factory=list)
 
     def add(self, outline: Outline, class_index: int, done: Done) -> None:
         """Take in a round."""
         for shard, total in done.of(class_index):
             assert shard.work is not None
-            part, units = part_of(outline, class_index, shard), shard.work.arrays["units"]
-            n_images = int(total["n_images"][0])
-            self.of_shards.append((part, units, n_images, total["sums"], total["squares"]))
+            units = shard.work.arrays["units"]
+            rows = (total[name] for name in ("part", "n_images", "sums", "squares"))
+            for part, n_images, sums, squares in zip(*rows, strict=True):
+                self.of_parts.append((int(part), units, int(n_images), sums, squares))
 
     def together(
         self,
@@ -185,7 +183,7 @@ class Probes:
         """
         count, sums, squares = (np.zeros(n_units) for _ in range(3))
         wanted = None if parts is None else set(parts.tolist())
-        for part, units, n_images, shard_sums, shard_squares in self.of_shards:
+        for part, units, n_images, shard_sums, shard_squares in self.of_parts:
             if wanted is not None and part not in wanted:
                 continue
             counts = np.ones(len(units), np.bool_) if parts_run is None else part < parts_run[units]

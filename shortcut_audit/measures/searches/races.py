@@ -30,6 +30,8 @@ _RELATIVE_ERROR = 0.5
 # What the common spread of responses weighs against an orbit's own, in images.
 _IMAGES_OF_COMMON_SPREAD = 4.0
 _RIDGE = 1e-3
+# A correlation with a few images' means is at most doubled; beyond, it would be noise that is carried.
+_MOST_CARRIED = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,24 @@ class Guess:
     spread: FloatArray
 
 
-def design(features: FloatArray) -> FloatArray:
+def design(features: FloatArray, like: FloatArray | None = None) -> FloatArray:
     """Columns (n_units, 6) that responses are guessed from.
 
     `features` (3, n_units): first-order response, first-order squared logit change, energy of the wave.
     Beside the response itself stands the size of the logit change: networks bend, and what moves the
-    logits far in any direction mostly moves them away from the class.
+    logits far in any direction mostly moves them away from the class. Columns are scaled by their mean
+    size, or by that which they have for features `like`.
     """
+    columns = _columns(features)
+    scales = [float(np.abs(column).mean()) for column in _columns(features if like is None else like)]
+    scaled = [column / max(scale, 1e-300) for column, scale in zip(columns, scales, strict=True)]
+    return np.stack([np.ones_like(columns[0]), *scaled], axis=1)
+
+
+def _columns(features: FloatArray) -> list[FloatArray]:
     response, squared, energy = features
     size, amplitude = np.sqrt(np.maximum(squared, 0)), np.sqrt(np.maximum(energy, 0))
-    columns = [response, np.abs(response), size, size**2, amplitude]
-    scaled = [column / max(float(np.abs(column).mean()), 1e-300) for column in columns]
-    return np.stack([np.ones_like(size), *scaled], axis=1)
+    return [response, np.abs(response), size, size**2, amplitude]
 
 
 def calibrated(
@@ -79,40 +87,39 @@ def calibrated(
     size: FloatArray,
     sample: IntArray,
     probed: Probed,
+    paired: FloatArray | None = None,
     spread_of: Probed | None = None,
 ) -> tuple[Guess, FloatArray]:
     """A guess for every unit, and for the units of `sample` one in which their own probes have no part.
 
     `columns` (n_units, 6) from `design`; `size` (n_units,) first-order size of the logit change, which
     errors and spreads are taken in proportion to; `sample` (m,) units; `probed` covers all units.
-    `spread_of`: what spreads are taken from, if not from `probed` (a half may hold a single image).
+    `paired`: the columns on the very images that were probed, if these are not all of them: what
+    differs from image to image is then no error. `spread_of`: what spreads are taken from, if not
+    from `probed` (a half may hold a single image).
     """
     # Where no gradient reaches the pixels all sizes are 0, and any one will do.
     size = np.maximum(size, 1e-12 * (float(size.max()) or 1.0))
-    widths = probed if spread_of is None else spread_of
-    mean, n = probed.mean[sample], np.maximum(probed.n[sample], 1)
+    own, mean, widths = size[sample], probed.mean[sample], probed if spread_of is None else spread_of
     variance = widths.scatter[sample] / np.maximum(widths.n[sample] - 1, 1)
-    spread = float(np.median(np.sqrt(variance) / size[sample]))
-    noise = (variance + (spread * size[sample]) ** 2) / 2 / n
-    rest = 0.0
-    # Row g: everybody's weight but that of group g's own.
-    others = (np.arange(len(sample)) % _GROUPS) != np.arange(min(_GROUPS, len(sample)))[:, None]
+    spread = float(np.median(np.sqrt(variance) / own))
+    seen = (columns if paired is None else paired)[sample]
+    # Nor is a unit that hardly moves anything to outweigh all others.
+    weights = 1 / np.maximum(own, 1e-3 * float(np.median(own))) ** 2
     group = np.arange(len(sample)) % _GROUPS
-    for _ in range(3):
-        weights = 1 / np.maximum(noise + rest * size[sample] ** 2, 1e-300)
-        fits = _fitted(columns[sample], mean, others * weights)[0]
-        apart: FloatArray = (columns[sample] * fits[group]).sum(axis=1)
-        off = ((mean - apart) ** 2 - noise) / size[sample] ** 2
-        # Of errors in proportion to size, with the largest tenth cut: one odd orbit is no rule.
-        rest = max(float(np.mean(np.minimum(off, np.quantile(off, 0.9)))), 1e-6 * spread**2)
-    (fit,), (doubt,) = _fitted(columns[sample], mean, weights[None])
+    others = group != np.arange(min(_GROUPS, len(sample)))[:, None]
+    fits = _fitted(seen, mean, others * weights)[0][group]
+    off = (mean - (seen * fits).sum(axis=1)) ** 2 / own**2
+    # Of errors in proportion to size, with the largest tenth cut: one odd orbit is no rule.
+    rest = float(np.mean(np.minimum(off, np.quantile(off, 0.9))))
+    (fit,), (doubt,) = _fitted(seen, mean, weights[None])
     told = columns @ fit
     # Beyond what the sample covers, the fit itself is in doubt.
-    extrapolated = np.maximum(((columns @ doubt) * columns).sum(axis=1), 0)
+    extrapolated = rest * np.maximum(((columns @ doubt) * columns).sum(axis=1), 0)
     deviation: FloatArray = np.sqrt(_CAUTION * (rest * size**2 + extrapolated))
     deviation = np.maximum(deviation, _RELATIVE_ERROR * np.abs(told))
-    guess = Guess(mean=told, deviation=deviation, spread=spread * size)
-    return guess, apart
+    apart: FloatArray = (columns[sample] * fits).sum(axis=1)
+    return Guess(mean=told, deviation=deviation, spread=spread * size), apart
 
 
 def _fitted(
@@ -124,12 +131,12 @@ def _fitted(
     """
     total = np.maximum(weights.sum(axis=1), 1e-300)
     shares = weights / total[:, None]
-    normal = np.einsum("gm,mi,mj->gij", shares, columns, columns, optimize=True)
+    normal = (columns.T * shares[:, None, :]) @ columns
     diagonal = np.maximum(np.einsum("gii->gi", normal), 1e-12)
     normal = normal + _RIDGE * diagonal[:, :, None] * np.eye(columns.shape[1])
     inverse = np.linalg.inv(normal)
-    solution: FloatArray = np.einsum("gij,mj,gm,m->gi", inverse, columns, shares, target, optimize=True)
-    return solution, inverse / total[:, None, None]
+    solution: FloatArray = inverse @ ((shares * target) @ columns)[:, :, None]
+    return solution[:, :, 0], inverse / total[:, None, None]
 
 
 def weighed(guess: Guess, probed: Probed, n_images: int) -> tuple[FloatArray, FloatArray]:
@@ -241,7 +248,7 @@ def _dimmed_by(half_correlations: Sequence[float | None], times: float) -> float
     # Of pure noise the standard deviation falls with the root of the images.
     half = max(float(np.mean(known)), 0.0)
     now, then = 2 / (1 + half), 2 * times / (1 + (2 * times - 1) * half)
-    return float(np.sqrt(then / now))
+    return min(float(np.sqrt(then / now)), _MOST_CARRIED)
 
 
 def _leading(values: FloatArray, stands_for: FloatArray, share: float) -> BoolArray:

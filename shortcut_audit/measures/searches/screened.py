@@ -49,7 +49,7 @@ from shortcut_audit.measures.searches.parts import (
     n_by_part,
     n_search,
     probe_shards,
-    totals_by_part,
+    sums_by_part,
 )
 from shortcut_audit.measures.searches.races import (
     Guess,
@@ -216,7 +216,8 @@ class ScreenedSearch:
         if shard.work.kind == "first order":
             logits = int(shard.work.arrays["logits"][0])
             features = first_order(subject, block, output, logits, advance)
-            return totals_by_part(subject.outline, shard, features)
+            parts, _, sums = sums_by_part(subject.outline, shard, features)
+            return {"part": parts, "features": sums.astype(np.float32)}
         clean = logits_in_batches(subject, block.images, advance)
         require_finite(clean, subject, shard.rows, "")
         units = torch.from_numpy(shard.work.arrays["units"]).to(clean.device)
@@ -231,12 +232,10 @@ class ScreenedSearch:
             )
         responses = responses.reshape(len(RESPONSES), n_images, len(units))
         require_finite(responses.transpose(0, 1), subject, shard.rows, " with waves removed")
-        found = responses.double().cpu().numpy()
-        return {
-            "n_images": np.array([n_images]),
-            "sums": found.sum(axis=1),
-            "squares": np.square(found).sum(axis=1),
-        }
+        responses = responses.double()
+        parts, counts, sums = sums_by_part(subject.outline, shard, responses)
+        squares = sums_by_part(subject.outline, shard, responses.square())[2]
+        return {"part": parts, "n_images": counts, "sums": sums, "squares": squares}
 
 
 def _bins(subject: Subject) -> Any:
@@ -297,11 +296,7 @@ def _per_unit(outline: Outline, values: FloatArray) -> FloatArray:
 
 
 def _sample_shards(outline: Outline, race: _Race) -> list[Shard]:
-    return [
-        shard
-        for part in range(race.sample_parts)
-        for shard in probe_shards(outline, race.class_index, part, race.sample)
-    ]
+    return probe_shards(outline, race.class_index, (0, race.sample_parts), race.sample)
 
 
 @dataclass(frozen=True)
@@ -323,17 +318,17 @@ def _guess(
     in_part = n_by_part(outline, race.class_index)
     where = np.arange(len(in_part)) if parts is None else parts
     mean = features[where].sum(axis=0) / in_part[where].sum()
-    columns = design(mean[[response, _SQUARED, N_FEATURES - 1]])
+    sampled = np.intersect1d(where, np.arange(race.sample_parts))
+    there = features[sampled].sum(axis=0) / in_part[sampled].sum()
+    rows = [response, _SQUARED, N_FEATURES - 1]
+    columns, paired = design(mean[rows]), design(there[rows], like=mean[rows])
     # What errors grow with: the size of the logit change, in the response's own unit.
     size = mean[_SQUARED] if response == _SQUARED else np.sqrt(mean[_SQUARED])
-    n_units, sampled = outline.units.n_units, np.arange(race.sample_parts)
-    whole = race.probes.together(n_units, response, sampled)
-    own = (
-        whole
-        if parts is None
-        else race.probes.together(n_units, response, np.intersect1d(where, sampled))
-    )
-    guess, apart = calibrated(columns, size, race.sample, own, whole)
+    own = race.probes.together(outline.units.n_units, response, sampled)
+    whole = own
+    if parts is not None:
+        whole = race.probes.together(outline.units.n_units, response, np.arange(race.sample_parts))
+    guess, apart = calibrated(columns, size, race.sample, own, paired, whole)
     return _Calibrated(guess, apart)
 
 
@@ -363,27 +358,32 @@ def _next_shards(
     total = allowance.for_probes * race.n_images
     left = total - race.spent
     most = max(_SHARE_OF_A_ROUND * total, float(_FEWEST_RACING * in_part.max()))
-    by_part: dict[int, list[int]] = {}
-    known, cost, known_parts = set(race.sample.tolist()), 0, race.sample_parts
+    asked: dict[tuple[int, int], list[int]] = {}
+    known, cost = set(race.sample.tolist()), 0
     for unit in running.tolist():
-        part = int(race.parts_run[unit])
+        first = int(race.parts_run[unit])
         # The sample was probed there already; running over it again costs nothing.
-        while unit in known and part < known_parts:
-            part += 1
-        if part >= len(in_part):
-            race.parts_run[unit] = part
+        if unit in known:
+            first = max(first, race.sample_parts)
+        if first >= len(in_part):
+            race.parts_run[unit] = first
             continue
-        extra = int(in_part[part]) * (1 if part in by_part else 2)
-        if cost + extra > min(left, most):
+        # The longer the race so far, the longer the next stretch: few rounds, of large batches.
+        whole = min(first + max(1, first // 2), len(in_part))
+        for last in dict.fromkeys((whole, first + 1)):
+            extra = int(in_part[first:last].sum()) * (1 if (first, last) in asked else 2)
+            if cost + extra <= min(left, most):
+                break
+        else:
             break
         cost += extra
-        by_part.setdefault(part, []).append(unit)
-        race.parts_run[unit] = part + 1
+        asked.setdefault((first, last), []).append(unit)
+        race.parts_run[unit] = last
     race.spent += cost
     return [
         shard
-        for part, units in sorted(by_part.items())
-        for shard in probe_shards(outline, race.class_index, part, np.array(units))
+        for parts, units in sorted(asked.items())
+        for shard in probe_shards(outline, race.class_index, parts, np.array(units))
     ]
 
 
@@ -420,7 +420,7 @@ def _class_map(outline: Outline, race: _Race, first: Done) -> ClassSearch:
     fidelity: Fidelity | None = None
     probed_on = np.zeros(outline.units.n_units)
     for response in range(len(RESPONSES)):
-        if not race.probes.of_shards:
+        if not race.probes.of_parts:
             mean[response] = features[:, response].sum(axis=0) / race.n_images
             for number, half in enumerate(halves):
                 for side, parts in enumerate(half):
