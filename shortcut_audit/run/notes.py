@@ -90,7 +90,9 @@ def _on_batches(result: AuditResult) -> str:
 
 
 def _on_normalisation(result: AuditResult) -> str:
-    if "nobody" not in result.model.preprocessing.source:
+    made = result.model.preprocessing
+    # The user may have given mean and std, and nobody the rest.
+    if "nobody" not in made.source or any(made.mean) or any(value != 1 for value in made.std):
         return ""
     return (
         "Nobody said how the model's inputs are normalised, so it was given plain pixels in [0,1]."

@@ -13,7 +13,13 @@ from shortcut_audit.measures.searches import SEARCHES
 from shortcut_audit.report.html import _RELIABLE
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.statistics import images_for_reliability
-from shortcut_audit.run.notes import _on_fidelity, _on_reliability, _on_stopped, notes_on
+from shortcut_audit.run.notes import (
+    _on_fidelity,
+    _on_normalisation,
+    _on_reliability,
+    _on_stopped,
+    notes_on,
+)
 
 
 def with_data(result: AuditResult, **changes: Any) -> AuditResult:
@@ -139,3 +145,24 @@ def test_a_setting_that_auto_had_no_use_for_is_named(monkeypatch: pytest.MonkeyP
     notes = notes_on(changed, Images(), batch_matters=False)  # type: ignore[arg-type]
     assert "Not used by the exact search: --confidence (of screened)." in notes
     assert not any("Not used" in note for note in notes_on(result, Images(), batch_matters=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "mean", "std", "told"),
+    [
+        ("nobody: pixels in [0,1], not normalised", 0.0, 1.0, True),
+        ("the user, and else the model's own record of its size; else nobody: ...", 0.0, 1.0, True),
+        ("the user, and else the model's own record of its size; else nobody: ...", 0.5, 0.25, False),
+        ("the model's own record", 0.0, 1.0, False),
+    ],
+)
+def test_plain_pixels_are_noted_where_nobody_asked_for_them(
+    source: str, mean: float, std: float, told: bool
+) -> None:
+    result = audit_by("exact")
+    changes = {"source": source, "mean": (mean,), "std": (std,)}
+    made = result.model.preprocessing.model_copy(update=changes)
+    model = result.model.model_copy(update={"preprocessing": made})
+    provenance = result.provenance.model_copy(update={"model": model})
+    changed = result.model_copy(update={"provenance": provenance}).with_arrays(result.arrays)
+    assert bool(_on_normalisation(changed)) == told
