@@ -7,7 +7,6 @@ as normal distributions do. Whoever is not surely in or out of the top share run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +29,6 @@ _RELATIVE_ERROR = 0.5
 # What the common spread of responses weighs against an orbit's own, in images.
 _IMAGES_OF_COMMON_SPREAD = 4.0
 _RIDGE = 1e-3
-# A correlation with a few images' means is at most doubled; beyond, it would be noise that is carried.
-_MOST_CARRIED = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,9 @@ def calibrated(
     probed: Probed,
     paired: FloatArray | None = None,
     spread_of: Probed | None = None,
-) -> tuple[Guess, FloatArray]:
-    """A guess for every unit, and for the units of `sample` one in which their own probes have no part.
+) -> tuple[Guess, FloatArray, FloatArray]:
+    """A guess for every unit; for those of `sample` one in which their own probes have no part; and
+    the same of the very images that they were probed on.
 
     `columns` (n_units, 6) from `design`; `size` (n_units,) first-order size of the logit change, which
     errors and spreads are taken in proportion to; `sample` (m,) units; `probed` covers all units.
@@ -109,7 +107,8 @@ def calibrated(
     group = np.arange(len(sample)) % _GROUPS
     others = group != np.arange(min(_GROUPS, len(sample)))[:, None]
     fits = _fitted(seen, mean, others * weights)[0][group]
-    off = (mean - (seen * fits).sum(axis=1)) ** 2 / own**2
+    there: FloatArray = (seen * fits).sum(axis=1)
+    off = (mean - there) ** 2 / own**2
     # Of errors in proportion to size, with the largest tenth cut: one odd orbit is no rule.
     rest = float(np.mean(np.minimum(off, np.quantile(off, 0.9))))
     (fit,), (doubt,) = _fitted(seen, mean, weights[None])
@@ -119,7 +118,7 @@ def calibrated(
     deviation: FloatArray = np.sqrt(_CAUTION * (rest * size**2 + extrapolated))
     deviation = np.maximum(deviation, _RELATIVE_ERROR * np.abs(told))
     apart: FloatArray = (columns[sample] * fits).sum(axis=1)
-    return Guess(mean=told, deviation=deviation, spread=spread * size), apart
+    return Guess(mean=told, deviation=deviation, spread=spread * size), apart, there
 
 
 def _fitted(
@@ -210,45 +209,27 @@ def fidelity_of(
     in_map: BoolArray,
     share: float,
     n_images: int,
-    exact_of_halves: Sequence[tuple[FloatArray, FloatArray]] = (),
-    n_of_all: int | None = None,
+    told_there: FloatArray | None = None,
 ) -> Fidelity:
     """How near the map comes to exact probes of sampled units, each standing for `stands_for` others.
 
     `told` (m,): what the map says of them without their own probes; `exact` (m,) on `n_images` images;
     `in_map` (m,): whether that puts them into the top share; `share`: of units that the top share holds.
-    The rank correlation is carried from `n_images` to `n_of_all`, by how well `exact_of_halves` agree.
+    `told_there` (m,): `told` of the same images as `exact`, which the rank correlation is with: what
+    differs from image to image is then not held against the map.
     """
     in_exact = _leading(exact, stands_for, share)
     mass = np.maximum(exact, 0) * stands_for
     n_leading = float(stands_for[in_exact].sum())
     held = float(mass[in_exact].sum())
-    correlation = _weighted_spearman(told, exact, stands_for)
-    if correlation is not None:
-        halves = [_weighted_spearman(*pair, stands_for) for pair in exact_of_halves]
-        carried = correlation * _dimmed_by(halves, (n_of_all or n_images) / n_images)
-        correlation = float(np.clip(carried, -1, 1))
+    ranked = told if told_there is None else told_there
     return Fidelity(
-        rank_correlation=correlation,
+        rank_correlation=_weighted_spearman(ranked, exact, stands_for),
         overlap=float(stands_for[in_exact & in_map].sum()) / n_leading if n_leading else None,
         loss_mass=min(1.0, float(mass[in_map].sum()) / held) if held > 0 else None,
         n_orbits=len(exact),
         n_images=n_images,
     )
-
-
-def _dimmed_by(half_correlations: Sequence[float | None], times: float) -> float:
-    """How much larger a correlation would be with means over `times` as many images.
-
-    By the reliabilities of both means (Spearman-Brown): their noise hides that much of what is common.
-    """
-    known = [value for value in half_correlations if value is not None]
-    if not known or times <= 1:
-        return 1.0
-    # Of pure noise the standard deviation falls with the root of the images.
-    half = max(float(np.mean(known)), 0.0)
-    now, then = 2 / (1 + half), 2 * times / (1 + (2 * times - 1) * half)
-    return min(float(np.sqrt(then / now)), _MOST_CARRIED)
 
 
 def _leading(values: FloatArray, stands_for: FloatArray, share: float) -> BoolArray:

@@ -305,6 +305,8 @@ class _Calibrated:
 
     guess: Guess
     apart: FloatArray
+    # The latter of the images that the sample was probed on.
+    there: FloatArray
 
 
 def _guess(
@@ -328,8 +330,7 @@ def _guess(
     whole = own
     if parts is not None:
         whole = race.probes.together(outline.units.n_units, response, np.arange(race.sample_parts))
-    guess, apart = calibrated(columns, size, race.sample, own, paired, whole)
-    return _Calibrated(guess, apart)
+    return _Calibrated(*calibrated(columns, size, race.sample, own, paired, whole))
 
 
 def _ranking_guess(outline: Outline, race: _Race, first: Done) -> _Calibrated:
@@ -451,11 +452,7 @@ def _fidelity(outline: Outline, race: _Race, told: _Calibrated) -> Fidelity:
     """
     n_units, sample = outline.units.n_units, race.sample
     chosen = RESPONSES.index(outline.settings.response)
-    exact = [
-        _per_unit(outline, race.probes.together(n_units, chosen, parts).mean)[sample]
-        for half in ((np.arange(race.sample_parts),), *halves_of_parts(race.sample_parts))
-        for parts in half
-    ]
+    exact = race.probes.together(n_units, chosen, np.arange(race.sample_parts))
     blind = race.probes.together(n_units, chosen, parts_run=race.parts_run)
     guess = Guess(told.guess.mean.copy(), told.guess.deviation, told.guess.spread)
     guess.mean[sample] = told.apart
@@ -467,11 +464,10 @@ def _fidelity(outline: Outline, race: _Race, told: _Calibrated) -> Fidelity:
     border = np.sort(mean[rankable])[::-1][_n_top(outline) - 1]
     return fidelity_of(
         told=mean[sample],
-        exact=exact[0],
-        exact_of_halves=list(zip(exact[1::2], exact[2::2], strict=True)),
+        told_there=told.there / outline.units.n_orbits_of_unit[sample],
+        exact=_per_unit(outline, exact.mean)[sample],
         stands_for=race.stands_for,
         in_map=mean[sample] >= border,
         share=_n_top(outline) / int(rankable.sum()),
         n_images=int(n_by_part(outline, race.class_index)[: race.sample_parts].sum()),
-        n_of_all=race.n_images,
     )
