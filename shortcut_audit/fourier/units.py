@@ -49,7 +49,7 @@ class Units:
         >>> Units.named("tiles:2x4", FrequencyGrid(16, 16)).n_units
         9
         >>> Units.named("patches:16", FrequencyGrid(32, 32)).n_units
-        9
+        6
         """
         if name in ("auto", ORBITS):
             return cls(grid, ORBITS, np.arange(grid.n_orbits))

@@ -266,10 +266,12 @@ class TruthFinding(Frozen):
 class Fidelity(Frozen):
     """How near a screened map comes to the exact one, by exact probes of a random sample of orbits.
 
-    The sample is probed on `n_images` of the class's search images and takes no part in the map.
-    `overlap`: share of the exact top share that the map's top share holds; `loss_mass`: importance that
-    the map's top share holds, over that of the exact top share; `rank_correlation`: Spearman, over the
-    sample weighted to stand for all orbits. None, with a `reason`, where it could not be measured.
+    The sample is probed on `n_images` of the class's search images; what the map says of an orbit of
+    it is compared without that orbit's own probes. `rank_correlation`: Spearman of first order,
+    calibrated, and probes on the same images, over the sample weighted to stand for all orbits.
+    `overlap`: of the orbits whose exact importance passes the border of the map's top share, the share
+    that the map holds; `loss_mass`: importance that the map's top share holds, over that of those
+    orbits. None, with a `reason`, where it could not be measured.
     """
 
     rank_correlation: float | None

@@ -176,12 +176,16 @@ class Probes:
         response: int,
         parts: IntArray | None = None,
         parts_run: IntArray | None = None,
+        correction: FloatArray | None = None,
+        open_share: float = 1.0,
     ) -> Probed:
         """Probes of each unit as one, (n_units,); of the images of `parts` where they are given.
 
-        `parts_run` (n_units,): only as far as each unit ran in races.
+        `parts_run` (n_units,): only as far as each unit ran in races. `correction` (n_parts, n_units):
+        what carries the mean response of a part's images to all images, which leaves `open_share` of
+        the variance.
         """
-        count, sums, squares = (np.zeros(n_units) for _ in range(3))
+        count, sums, squares, shifts = (np.zeros(n_units) for _ in range(4))
         wanted = None if parts is None else set(parts.tolist())
         for part, units, n_images, shard_sums, shard_squares in self.of_parts:
             if wanted is not None and part not in wanted:
@@ -190,4 +194,8 @@ class Probes:
             count[units] += n_images * counts
             sums[units] += shard_sums[response] * counts
             squares[units] += shard_squares[response] * counts
-        return Probed.of_sums(count, sums, squares)
+            if correction is not None:
+                shifts[units] += n_images * counts * correction[part, units]
+        plain = Probed.of_sums(count, sums, squares)
+        mean = plain.mean + np.divide(shifts, count, out=shifts, where=count > 0)
+        return Probed(plain.n, mean, plain.scatter * open_share)

@@ -7,7 +7,7 @@ as normal distributions do. Whoever is not surely in or out of the top share run
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +51,14 @@ class Guess:
     """What first order says of every unit before it is probed, in the units of one response.
 
     `mean`, `deviation` (n_units,): of the normal distribution that the truth is thought to come from;
-    `spread` (n_units,): standard deviation of single images' responses.
+    `spread` (n_units,): standard deviation of single images' responses. `fit` (6,): coefficients of
+    the columns of `design` that `mean` is made with.
     """
 
     mean: FloatArray
     deviation: FloatArray
     spread: FloatArray
+    fit: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 def design(features: FloatArray, like: FloatArray | None = None) -> FloatArray:
@@ -118,7 +120,26 @@ def calibrated(
     deviation: FloatArray = np.sqrt(_CAUTION * (rest * size**2 + extrapolated))
     deviation = np.maximum(deviation, _RELATIVE_ERROR * np.abs(told))
     apart: FloatArray = (columns[sample] * fits).sum(axis=1)
-    return Guess(mean=told, deviation=deviation, spread=spread * size), apart, there
+    return Guess(mean=told, deviation=deviation, spread=spread * size, fit=fit), apart, there
+
+
+def followed(told: FloatArray, found: FloatArray, size: FloatArray) -> tuple[float, float]:
+    """How far exact responses follow guesses from images to images: slope in [0, 1], and the share of
+    their variance that guesses leave open.
+
+    `told`, `found` (n_parts, m): mean guess and mean response of m units on the images of each part;
+    `size` (m,) what both are counted in. Nothing is known from a single part: slope 0, all open.
+    """
+    if len(told) < 2:
+        return 0.0, 1.0
+    # A unit that hardly moves anything is not to outweigh all others.
+    unit = np.maximum(size, max(1e-3 * float(np.median(size)), 1e-12 * float(size.max()), 1e-100))
+    x, y = (((each - each.mean(axis=0)) / unit).ravel() for each in (told, found))
+    xx, xy, yy = float(x @ x), float(x @ y), float(y @ y)
+    if xx <= 0 or yy <= 0 or xy <= 0:
+        return 0.0, 1.0
+    slope = min(xy / xx, 1.0)
+    return slope, float(np.clip((yy - 2 * slope * xy + slope**2 * xx) / yy, 1e-6, 1.0))
 
 
 def _fitted(
@@ -206,39 +227,34 @@ def fidelity_of(
     told: FloatArray,
     exact: FloatArray,
     stands_for: FloatArray,
-    in_map: BoolArray,
-    share: float,
+    border: float,
     n_images: int,
     told_there: FloatArray | None = None,
+    exact_there: FloatArray | None = None,
 ) -> Fidelity:
     """How near the map comes to exact probes of sampled units, each standing for `stands_for` others.
 
-    `told` (m,): what the map says of them without their own probes; `exact` (m,) on `n_images` images;
-    `in_map` (m,): whether that puts them into the top share; `share`: of units that the top share holds.
-    `told_there` (m,): `told` of the same images as `exact`, which the rank correlation is with: what
-    differs from image to image is then not held against the map.
+    `told` (m,): what the map says of them without their own probes; `exact` (m,) from `n_images` images;
+    `border`: the least importance in the map's top share, which exact importances are held against too.
+    `told_there`, `exact_there` (m,): the same of those very images, not carried to all, which the rank
+    correlation is of: what differs from image to image is then not held against the map.
     """
-    in_exact = _leading(exact, stands_for, share)
+    in_map, in_exact = told >= border, exact >= border
     mass = np.maximum(exact, 0) * stands_for
     n_leading = float(stands_for[in_exact].sum())
     held = float(mass[in_exact].sum())
-    ranked = told if told_there is None else told_there
+    ranked = (
+        told if told_there is None else told_there,
+        exact if exact_there is None else exact_there,
+    )
     return Fidelity(
-        rank_correlation=_weighted_spearman(ranked, exact, stands_for),
+        rank_correlation=_weighted_spearman(*ranked, stands_for),
         overlap=float(stands_for[in_exact & in_map].sum()) / n_leading if n_leading else None,
         loss_mass=min(1.0, float(mass[in_map].sum()) / held) if held > 0 else None,
         n_orbits=len(exact),
         n_images=n_images,
+        reason="" if n_leading else "no orbit of the sample is in the top share",
     )
-
-
-def _leading(values: FloatArray, stands_for: FloatArray, share: float) -> BoolArray:
-    """The leading units that stand for a `share` of all; at least one."""
-    order = np.argsort(-values, kind="stable")
-    before = np.cumsum(stands_for[order]) - stands_for[order]
-    leading = np.zeros(len(values), dtype=np.bool_)
-    leading[order[before < share * stands_for.sum()]] = True
-    return leading
 
 
 def _weighted_spearman(a: FloatArray, b: FloatArray, weights: FloatArray) -> float | None:

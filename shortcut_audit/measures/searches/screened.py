@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,10 @@ from shortcut_audit.measures.interface import (
     require_finite,
 )
 from shortcut_audit.measures.probing import probe_groups, probe_pairs
+from shortcut_audit.measures.searches.allowance import Allowance, n_search_in_all
 from shortcut_audit.measures.searches.first_order import (
     N_FEATURES,
     first_order,
-    first_order_passes,
-    n_logits,
 )
 from shortcut_audit.measures.searches.folds import screened_map
 from shortcut_audit.measures.searches.interface import ClassSearch, SearchOutcome
@@ -53,9 +52,11 @@ from shortcut_audit.measures.searches.parts import (
 )
 from shortcut_audit.measures.searches.races import (
     Guess,
+    Probed,
     calibrated,
     design,
     fidelity_of,
+    followed,
     stratified_sample,
     undecided,
     weighed,
@@ -74,68 +75,10 @@ _SAMPLE_SHARE, _FEWEST_SAMPLED, _MOST_SAMPLED = 0.2, 48, 100
 # A round spends at most this share of what was left for races at the start; and probes no fewer orbits
 # of a part than this, because each visit takes a clean pass too.
 _SHARE_OF_A_ROUND, _FEWEST_RACING = 0.2, 8
-# Backward passes (of two) take no more than about a sixth of the passes.
-_PASSES_PER_LOGIT = 12
-_MOST_LOGITS = 10
-# Passes an image that calibrate at the least: four orbits and a clean pass.
-_LEAST_SAMPLED, _LEAST_FOR_PROBES = 4, 5
+# Fewer orbits than this do not calibrate.
+_LEAST_SAMPLED = 4
 # A map so far is made whenever this much more was probed: it costs as much as hundreds of probes.
 _BETWEEN_MAPS = 1.5
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """What a screened search may spend on an image on average, in image passes.
-
-    `passes`: all of it; `logits`: how many go backward; `for_probes`: what is left for exact probes,
-    their clean passes included.
-    """
-
-    passes: float
-    logits: int
-
-    @property
-    def for_probes(self) -> float:
-        return self.passes - first_order_passes(self.logits)
-
-    @classmethod
-    def of(cls, outline: Outline) -> Allowance:
-        """From the budget, or by default a tenth of the exact search and less for fine grids.
-
-        50 passes and one more for each 126 units: a tenth of the exact search at 32 pixels, a
-        thirtieth at 64, a hundredth at 224. Raises SettingsError for a budget that does not reach.
-        """
-        n_units, budget = outline.units.n_units, outline.settings.budget
-        exact = n_units + 1
-        passes: float = min(exact // 10, 50 + n_units // 126)
-        passes = max(passes, first_order_passes(3) + 8)
-        if budget is not None and budget.passes is not None:
-            n_images = _n_images(outline)
-            passes = min(budget.passes / n_images, exact + first_order_passes(_MOST_LOGITS))
-            least = first_order_passes(n_logits(outline.n_outputs, 3)) + _LEAST_FOR_PROBES
-            if budget.passes < least * n_images:
-                raise SettingsError(
-                    f"A budget of {budget} is too small to screen {n_images:,} search images:"
-                    f" gradients and a few probes take {least * n_images:,}.",
-                    "Raise --budget, or give fewer --images-per-class or --classes.",
-                )
-        allowed = min(max(int(passes) // _PASSES_PER_LOGIT, 3), _MOST_LOGITS)
-        return cls(passes, n_logits(outline.n_outputs, allowed))
-
-    def at_pace(self, passes_per_second: float, outline: Outline) -> Allowance:
-        """What a budget of seconds comes to at the pace of the gradients."""
-        budget = outline.settings.budget
-        assert budget is not None
-        assert budget.seconds is not None
-        passes = passes_per_second * budget.seconds / _n_images(outline)
-        # At least what calibrates: a map that cannot be told from noise would be worth nothing.
-        passes = max(passes, first_order_passes(self.logits) + _LEAST_FOR_PROBES)
-        most = outline.units.n_units + 1 + first_order_passes(self.logits)
-        return Allowance(min(passes, most), self.logits)
-
-
-def _n_images(outline: Outline) -> int:
-    return sum(n_search(outline, index) for index in outline.searched)
 
 
 @dataclass
@@ -159,7 +102,7 @@ class ScreenedSearch:
     """First-order screening, calibrated by exact probes, then races over the orbits that are close."""
 
     name: SearchName = "screened"
-    revision: int = 1
+    revision: int = 2
 
     def relevant(self, settings: AuditSettings) -> dict[str, Any]:
         return {
@@ -169,7 +112,7 @@ class ScreenedSearch:
         }
 
     def planned_passes(self, outline: Outline) -> int:
-        return round(Allowance.of(outline).passes * _n_images(outline))
+        return round(Allowance.of(outline).passes * n_search_in_all(outline))
 
     def rounds(self, outline: Outline) -> Rounds[SearchOutcome]:
         allowance, settings = Allowance.of(outline), outline.settings
@@ -185,7 +128,7 @@ class ScreenedSearch:
         first = yield Round(shards, n_passes_after=planned - n_first)
         if settings.budget is not None and settings.budget.seconds is not None:
             allowance = allowance.at_pace(first.n_passes / max(first.seconds, 1e-9), outline)
-            planned = round(allowance.passes * _n_images(outline))
+            planned = round(allowance.passes * n_search_in_all(outline))
         races = [_started(outline, index, allowance, first) for index in outline.searched]
         guesses: dict[int, _Calibrated] = {}
         asked = [shard for race in races for shard in _sample_shards(outline, race)]
@@ -307,6 +250,10 @@ class _Calibrated:
     apart: FloatArray
     # The latter of the images that the sample was probed on.
     there: FloatArray
+    # What carries exact responses of a part's images to all of them, (n_parts, n_units), and how well.
+    correction: FloatArray
+    slope: float
+    open_share: float
 
 
 def _guess(
@@ -315,8 +262,12 @@ def _guess(
     features: FloatArray,
     response: int,
     parts: IntArray | None = None,
+    whole_guess: _Calibrated | None = None,
 ) -> _Calibrated:
-    """The calibrated guess under `response`, from the images of `parts`; all of them by default."""
+    """The calibrated guess under `response`, from the images of `parts`; all of them by default.
+
+    `whole_guess`: the one of all images, which knows best how responses follow guesses.
+    """
     in_part = n_by_part(outline, race.class_index)
     where = np.arange(len(in_part)) if parts is None else parts
     mean = features[where].sum(axis=0) / in_part[where].sum()
@@ -330,7 +281,45 @@ def _guess(
     whole = own
     if parts is not None:
         whole = race.probes.together(outline.units.n_units, response, np.arange(race.sample_parts))
-    return _Calibrated(*calibrated(columns, size, race.sample, own, paired, whole))
+    guess, apart, there_too = calibrated(columns, size, race.sample, own, paired, whole)
+    by_part = np.stack(
+        [design(features[p][rows] / in_part[p], like=mean[rows]) @ guess.fit for p in where]
+    )
+    if whole_guess is None:
+        told = by_part[np.searchsorted(where, sampled)][:, race.sample]
+        n_units = outline.units.n_units
+        found = [race.probes.together(n_units, response, sampled[k : k + 1]) for k in range(len(sampled))]
+        means = np.stack([each.mean[race.sample] for each in found])
+        slope, open_share = followed(told, means, guess.spread[race.sample])
+    else:
+        slope, open_share = whole_guess.slope, whole_guess.open_share
+    correction = np.zeros((len(in_part), by_part.shape[1]))
+    correction[where] = slope * (np.average(by_part, axis=0, weights=in_part[where]) - by_part)
+    guess = replace(guess, spread=guess.spread * np.sqrt(open_share))
+    return _Calibrated(guess, apart, there_too, correction, slope, open_share)
+
+
+def _probed(
+    outline: Outline,
+    race: _Race,
+    told: _Calibrated,
+    response: int,
+    parts: IntArray | None = None,
+    *,
+    in_races: bool = False,
+) -> Probed:
+    """Exact probes of each unit, carried to all images by what first order says of the difference.
+
+    `in_races`: only as far as units ran in races.
+    """
+    return race.probes.together(
+        outline.units.n_units,
+        response,
+        parts,
+        race.parts_run if in_races else None,
+        told.correction,
+        told.open_share,
+    )
 
 
 def _ranking_guess(outline: Outline, race: _Race, first: Done) -> _Calibrated:
@@ -345,7 +334,7 @@ def _next_shards(
 ) -> list[Shard]:
     """Another part of the images for the units still racing, as far as the budget goes."""
     chosen = RESPONSES.index(outline.settings.response)
-    probed = race.probes.together(outline.units.n_units, chosen, parts_run=race.parts_run)
+    probed = _probed(outline, race, calibrated_guess, chosen, in_races=True)
     mean, deviation = weighed(calibrated_guess.guess, probed, race.n_images)
     running = undecided(
         _per_unit(outline, mean),
@@ -430,14 +419,15 @@ def _class_map(outline: Outline, race: _Race, first: Done) -> ClassSearch:
                     )
             continue
         told = _guess(outline, race, features, response)
-        together = race.probes.together(outline.units.n_units, response)
+        together = _probed(outline, race, told, response)
         probed_on = together.n
         mean[response], deviation[response] = weighed(told.guess, together, race.n_images)
         for number, half in enumerate(halves):
             for side, parts in enumerate(half):
-                guess = _guess(outline, race, features, response, parts).guess
-                own = race.probes.together(outline.units.n_units, response, parts)
-                split[response, number, side] = weighed(guess, own, int(in_part[parts].sum()))[0]
+                half_told = _guess(outline, race, features, response, parts, told)
+                own = _probed(outline, race, half_told, response, parts)
+                n_own = int(in_part[parts].sum())
+                split[response, number, side] = weighed(half_told.guess, own, n_own)[0]
         if RESPONSES[response] == outline.settings.response:
             fidelity = _fidelity(outline, race, told)
     return screened_map(
@@ -452,22 +442,24 @@ def _fidelity(outline: Outline, race: _Race, told: _Calibrated) -> Fidelity:
     """
     n_units, sample = outline.units.n_units, race.sample
     chosen = RESPONSES.index(outline.settings.response)
-    exact = race.probes.together(n_units, chosen, np.arange(race.sample_parts))
-    blind = race.probes.together(n_units, chosen, parts_run=race.parts_run)
-    guess = Guess(told.guess.mean.copy(), told.guess.deviation, told.guess.spread)
+    sampled = np.arange(race.sample_parts)
+    there = race.probes.together(n_units, chosen, sampled)
+    exact = _probed(outline, race, told, chosen, sampled)
+    blind = _probed(outline, race, told, chosen, in_races=True)
+    guess = replace(told.guess, mean=told.guess.mean.copy())
     guess.mean[sample] = told.apart
     mean = weighed(guess, blind, race.n_images)[0]
     leaders = sample[race.stands_for == 1]
-    mean[leaders] = weighed(told.guess, race.probes.together(n_units, chosen), race.n_images)[0][leaders]
+    mean[leaders] = weighed(told.guess, _probed(outline, race, told, chosen), race.n_images)[0][leaders]
     mean = _per_unit(outline, mean)
     rankable = _rankable(outline)
     border = np.sort(mean[rankable])[::-1][_n_top(outline) - 1]
     return fidelity_of(
         told=mean[sample],
         told_there=told.there / outline.units.n_orbits_of_unit[sample],
+        exact_there=_per_unit(outline, there.mean)[sample],
         exact=_per_unit(outline, exact.mean)[sample],
         stands_for=race.stands_for,
-        in_map=mean[sample] >= border,
-        share=_n_top(outline) / int(rankable.sum()),
+        border=float(border),
         n_images=int(n_by_part(outline, race.class_index)[: race.sample_parts].sum()),
     )
