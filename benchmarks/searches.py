@@ -157,6 +157,10 @@ def _kept_only_loss(other: Subject, maps: Sequence[BoolArray]) -> float:
     return float(torch.cat(losses).mean())
 
 
+def _two_digits(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
 def _on(subject: Subject, search: SearchName) -> Subject:
     return replace(subject, outline=replace(subject.outline, search=search))
 
@@ -183,8 +187,8 @@ def against_exact(
             fidelity = found.fidelity
             assert fidelity is not None
             lines.append(
-                f"| {label} | {ab:.2f} | {sb:.2f} | {sa:.2f} | {fidelity.rank_correlation:.2f} |"
-                f" {fidelity.overlap:.2f} | {share:.1%} |"
+                f"| {label} | {ab:.2f} | {sb:.2f} | {sa:.2f} | {_two_digits(fidelity.rank_correlation)} |"
+                f" {_two_digits(fidelity.overlap)} | {share:.1%} |"
             )
     mean = [float(np.mean([row[k] for row in rows])) for k in (1, 2, 3)]
     reached = mean[1] >= mean[0] - 0.03 and share <= most
@@ -249,17 +253,18 @@ def at_224(place: Place, pictures: Path | None) -> list[str]:
             assert fidelity.rank_correlation is not None
             correlations.append(fidelity.rank_correlation)
             lines.append(
-                f"| {name} | {fidelity.rank_correlation:.2f} | {fidelity.overlap:.2f} |"
-                f" {fidelity.loss_mass:.2f} | {', '.join(map(str, ranks)) or '-'} |"
-                f" {', '.join(f'{mean:.3f} ± {error:.3f}' for mean, error in exact) or '-'} | {share:.2%} |"
+                f"| {name} | {_two_digits(fidelity.rank_correlation)} | {_two_digits(fidelity.overlap)} |"
+                f" {_two_digits(fidelity.loss_mass)} | {', '.join(map(str, ranks)) or '-'} |"
+                f" {', '.join(f'{mean:.3f} ± {error:.3f}' for mean, error in exact) or '-'} |"
+                f" {share:.2%} |"
             )
     n_first = sum(rank <= 250 for rank in ranks_of_all)
     lines += [
         "",
         "Asked: rank correlation of 0.7, planted orbits in the top 1% (250), at no more than 1% of the"
         f" passes. Rank correlation {min(correlations):.2f} to {max(correlations):.2f};"
-        f" {n_first} of the {len(ranks_of_all)} planted orbits that the network uses (exact importance over"
-        f" three standard errors) in the top 1%; {share:.2%} of the passes.",
+        f" {n_first} of the {len(ranks_of_all)} planted orbits that the network uses (exact importance"
+        f" over three standard errors) in the top 1%; {share:.2%} of the passes.",
         "",
     ]
     return lines
