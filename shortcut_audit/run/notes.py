@@ -149,7 +149,11 @@ def _on_fidelity(result: AuditResult) -> str:
     finding = result.dominant_frequencies
     if finding.search != "screened":
         return ""
-    rough = [item for item in finding.by_class if not _is_faithful(item.fidelity)]
+    rough = [
+        item
+        for item in finding.by_class
+        if item.reliability[finding.response].value is not None and not _is_faithful(item.fidelity)
+    ]
     if not rough:
         return ""
     grid = FrequencyGrid(result.grid.height, result.grid.width)
@@ -158,9 +162,9 @@ def _on_fidelity(result: AuditResult) -> str:
     exact = sum(n_search[item.class_name] for item in rough) * (n_units + 1)
     return (
         f"{len(rough)} of {len(finding.by_class)} screened maps are rough sketches of the exact ones, by"
-        f" the tool's own sample of exact probes ({_names(rough)}: {_measured(rough[0].fidelity)}). Do"
-        f" not read them orbit by orbit. The exact search of these classes takes about {exact:,} image"
-        f" passes ({_exact_options(rough)}); a larger --budget brings a screened map nearer."
+        f" the tool's own sample of exact probes ({_names(rough)}; of {rough[0].class_name}:"
+        f" {_measured(rough[0].fidelity)}). Do not read them orbit by orbit. The exact search of these"
+        f" classes takes about {exact:,} image passes ({_exact_options(rough)})."
     )
 
 

@@ -47,6 +47,8 @@ __all__ = [
 
 # Where screening would not save much: its own passes are tens an image.
 _FEW_UNITS = 150
+# Where it would cost as much, and has too few units to calibrate by.
+_FEWEST_SCREENED = 30
 
 T = TypeVar("T", bool, int)
 
@@ -180,6 +182,11 @@ def _search(
         return choice, ""
     if choice == "auto" and units.n_units <= _FEW_UNITS:
         return "exact", f"{units.n_units} {units.kind} are few enough to probe every one"
+    if choice == "screened" and units.n_units < _FEWEST_SCREENED:
+        raise SettingsError(
+            f"There are {units.n_units} {units.kind} to rank; screening costs as much as probing all.",
+            "Take --search exact, or a finer --resolution.",
+        )
     missing = why_no_gradient(classifier, shape)
     if choice == "auto":
         return (

@@ -35,8 +35,10 @@ __all__ = [
 MAX_FOLDS = 8
 # Below, at most a third of the ranking's order would come out again: orbits are too fine.
 _BEARABLE = 0.5
+# Tiles are chosen by the figure that is then told of them; they have to pass by a margin.
+_BEARABLE_TILES = 0.6
 # Coarser and coarser; a plane of 32 pixels has 15, 9 and 5 orbits in a tile of the first three.
-_TILES = ((16, 24), (12, 16), (8, 12), (6, 8), (4, 6), (3, 4))
+_TILES = ((12, 16), (6, 8), (3, 4))
 # Chance that any orbit of a map of noise alone would be taken to stand out.
 _STANDING_OUT = 0.01
 
@@ -222,9 +224,9 @@ def _at_borne_resolution(
         tiles = Units.named(f"tiles:{rings}x{sectors}", grid)
         pooled = [_pooled(pair, tiles, alone | ~rankable)[:, rankable] for pair in pairs]
         reliability = _reliability_of_pairs(pooled, single.n_images)
-        if best is None or (reliability.value or -1) > (best[1].value or -1):
-            best = tiles.name, reliability
-        if reliability.value is not None and reliability.value >= _BEARABLE:
+        # The finest that passes, else the coarsest; not the best, whose figure would be luck in part.
+        best = tiles.name, reliability
+        if reliability.value is not None and reliability.value >= _BEARABLE_TILES:
             break
     if best is None or best[1].value is None or best[1].value <= single.value:
         return found

@@ -293,6 +293,8 @@ def _outcome(
     last = schedule.at(n_done - 1)
     members = counted_members(outline)
     by_class, soft_shares = [], []
+    # Of the largest class; smaller ones may have fewer images than a step would take.
+    drawn = np.max([n_drawn(outline.search_rows[index]) for index in outline.searched], axis=0).tolist()
     for index in outline.searched:
         logits = torch.from_numpy(states[index].logits)
         by_class.append(_told(outline, index, logits.numpy()))
@@ -302,7 +304,7 @@ def _outcome(
         by_class=by_class,
         settings={
             "steps": n_done,
-            "images_per_step": {branch.name: branch.n_per_step for branch in BRANCHES},
+            "images_per_step": {branch.name: n for branch, n in zip(BRANCHES, drawn, strict=True)},
             **schedule.told,
             "soft_share": round(float(np.mean(soft_shares)), 6),
             "seed": outline.settings.seed,

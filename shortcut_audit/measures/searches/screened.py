@@ -75,6 +75,8 @@ _SAMPLE_SHARE, _FEWEST_SAMPLED, _MOST_SAMPLED = 0.2, 48, 100
 # A round spends at most this share of what was left for races at the start; and probes no fewer orbits
 # of a part than this, because each visit takes a clean pass too.
 _SHARE_OF_A_ROUND, _FEWEST_RACING = 0.2, 8
+# Logits that move less, at most and to first order, move by the rounding of single precision alone.
+_DUST = 1e-5
 # Fewer orbits than this do not calibrate.
 _LEAST_SAMPLED = 4
 # A map so far is made whenever this much more was probed: it costs as much as hundreds of probes.
@@ -409,7 +411,13 @@ def _class_map(outline: Outline, race: _Race, first: Done) -> ClassSearch:
     deviation = np.zeros_like(mean)
     fidelity: Fidelity | None = None
     probed_on = np.zeros(outline.units.n_units)
+    rankable = _rankable(outline)
+    moved = features[:, _SQUARED].sum(axis=0)[rankable].max(initial=0.0) / race.n_images
     for response in range(len(RESPONSES)):
+        if np.sqrt(moved) < _DUST:
+            # Constant images, or a network that looks at none of their waves: rounding is no map.
+            fidelity = _not_measured("removing any orbit changes nothing", race)
+            continue
         if not race.probes.of_parts:
             mean[response] = features[:, response].sum(axis=0) / race.n_images
             for number, half in enumerate(halves):
@@ -422,6 +430,9 @@ def _class_map(outline: Outline, race: _Race, first: Done) -> ClassSearch:
         together = _probed(outline, race, told, response)
         probed_on = together.n
         mean[response], deviation[response] = weighed(told.guess, together, race.n_images)
+        if not rankable[0]:
+            # DC is probed only where it ranks; calibrated on waves, its guess would be far off.
+            mean[response, 0] = features[:, response, 0].sum() / race.n_images
         for number, half in enumerate(halves):
             for side, parts in enumerate(half):
                 half_told = _guess(outline, race, features, response, parts, told)
@@ -432,6 +443,17 @@ def _class_map(outline: Outline, race: _Race, first: Done) -> ClassSearch:
             fidelity = _fidelity(outline, race, told)
     return screened_map(
         outline, race.class_index, mean, deviation, split, race.n_images, fidelity, probed_on
+    )
+
+
+def _not_measured(reason: str, race: _Race) -> Fidelity:
+    return Fidelity(
+        rank_correlation=None,
+        overlap=None,
+        loss_mass=None,
+        n_orbits=len(race.sample),
+        n_images=race.n_images,
+        reason=reason,
     )
 
 
