@@ -160,11 +160,12 @@ def _on_fidelity(result: AuditResult) -> str:
     n_units = Units.named(result.model_settings.resolution, grid).n_units
     n_search = dict(zip(result.class_names, result.provenance.data.n_search_by_class, strict=True))
     exact = sum(n_search[item.class_name] for item in rough) * (n_units + 1)
+    whose = _names(rough) if len(rough) == 1 else f"{_names(rough)}; of {rough[0].class_name}"
     return (
         f"{len(rough)} of {len(finding.by_class)} screened maps are rough sketches of the exact ones, by"
-        f" the tool's own sample of exact probes ({_names(rough)}; of {rough[0].class_name}:"
-        f" {_measured(rough[0].fidelity)}). Do not read them orbit by orbit. The exact search of these"
-        f" classes takes about {exact:,} image passes ({_exact_options(rough)})."
+        f" the tool's own sample of exact probes ({whose}: {_measured(rough[0].fidelity)}). Do not read"
+        f" them orbit by orbit. The exact search of these classes takes about {exact:,} image passes"
+        f" ({_exact_options(rough)})."
     )
 
 

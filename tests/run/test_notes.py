@@ -117,10 +117,10 @@ def test_names_that_no_option_could_carry_are_not_put_into_one() -> None:
     comma = with_data(result, class_names=("a,b", *result.class_names[1:]))
     good = {"fidelity": fidelity(0.9, 0.9)}
     bad = {"class_name": "a,b", "fidelity": fidelity(0.1, 0.1)}
-    assert "(--search exact);" in _on_fidelity(with_maps(comma, bad, good, good))
+    assert "(--search exact)." in _on_fidelity(with_maps(comma, bad, good, good))
     spaced = {"fidelity": fidelity(0.1, 0.1)}
     note = _on_fidelity(with_maps(result, good, spaced, spaced))
-    assert "(--search exact --classes 'bee,cow [x]');" in note
+    assert "(--search exact --classes 'bee,cow [x]')." in note
 
 
 @pytest.mark.parametrize("route", ["exact", "hierarchical", "learned", "tiles"])
