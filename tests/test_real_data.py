@@ -89,7 +89,7 @@ def check_against_replica(
     request = AuditRequest(
         model=LoadedModel(network, "test", "test", config),
         source=source,
-        settings=settings_from({"images_per_class": 4, "batch_size": 5}),
+        settings=settings_from({"images_per_class": 4, "batch_size": 5, "search": "exact"}),
         command="test",
     )
     with prepared_audit(request, None) as prepared:
@@ -133,6 +133,8 @@ def test_a_dry_run_at_224_counts_every_pass_and_writes_nothing(
         "--out",
         str(tmp_path / "run"),
         "--dry-run",
+        "--search",
+        "exact",
         "--images-per-class",
         "10",
         "--batch-size",
@@ -153,7 +155,7 @@ def test_a_whole_audit_of_resnet20_gives_the_published_picture(
 ) -> None:
     """With 25 images a class, maps of cross-entropy are noise, and those of sensitivity are not."""
     run = tmp_path / "run"
-    command(*cifar_words(shared_data, run), monkeypatch=monkeypatch)
+    command(*cifar_words(shared_data, run, "--search", "exact"), monkeypatch=monkeypatch)
     result = sa.load_result(run)
     by_response: dict[str, list[float]] = {}
     for item in result.dominant_frequencies.by_class:

@@ -48,7 +48,7 @@ __all__ = [
 # Where screening would not save much: its own passes are tens an image.
 _FEW_UNITS = 150
 # Where it would cost as much, and has too few units to calibrate by.
-_FEWEST_SCREENED = 30
+_FEWEST_SCREENED = 8
 
 T = TypeVar("T", bool, int)
 

@@ -139,7 +139,7 @@ def test_where_neighbours_matter_alike_a_noisy_map_becomes_one_of_tiles_and_says
 
 
 def test_a_map_of_noise_becomes_tiles_or_stays_and_never_claims_much() -> None:
-    """Pure noise: what is picked as the best of six resolutions must not pass for a map."""
+    """Pure noise: what is picked among resolutions must not pass for a map."""
     generator = np.random.default_rng(2)
     values, tiled = [], 0
     for _ in range(20):

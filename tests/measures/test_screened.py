@@ -231,8 +231,10 @@ def test_planted_orbits_are_found_as_the_exact_search_finds_them(
                 assert one.n_probed[orbit] > 0
             overlaps.append(overlap_of(subject, other, one))
             assert one.fidelity is not None
-            assert one.fidelity.overlap is not None
-            told.append(one.fidelity.overlap)
+            if one.fidelity.overlap is None:
+                assert one.fidelity.reason
+            else:
+                told.append(one.fidelity.overlap)
     assert np.mean(overlaps) >= 0.7
     # No class is told to be much nearer than maps on the whole are.
     assert np.mean(told) <= np.mean(overlaps) + 0.1

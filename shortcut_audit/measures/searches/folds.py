@@ -37,7 +37,9 @@ MAX_FOLDS = 8
 _BEARABLE = 0.5
 # Tiles are chosen by the figure that is then told of them; they have to pass by a margin.
 _BEARABLE_TILES = 0.6
-# Coarser and coarser; a plane of 32 pixels has 15, 9 and 5 orbits in a tile of the first three.
+# Below, a map says nothing orbit by orbit.
+_FAINT = 0.25
+# Coarser and coarser; a plane of 32 pixels has about 3, 11 and 43 orbits in a tile.
 _TILES = ((12, 16), (6, 8), (3, 4))
 # Chance that any orbit of a map of noise alone would be taken to stand out.
 _STANDING_OUT = 0.01
@@ -228,7 +230,10 @@ def _at_borne_resolution(
         best = tiles.name, reliability
         if reliability.value is not None and reliability.value >= _BEARABLE_TILES:
             break
-    if best is None or best[1].value is None or best[1].value <= single.value:
+    if best is None or best[1].value is None:
+        return found
+    # A map that repeats a little and loses by pooling has its signal in single orbits.
+    if best[1].value <= single.value >= _FAINT:
         return found
     name, reliability = best
     n_alone = int(alone.sum())
