@@ -294,7 +294,7 @@ def all_four(place: Place, pictures: Path | None) -> list[str]:
     rows = []
     values: dict[str, object] = {"classes": ("cat", "ship"), "candidates": (250, 500, 1000, 2000)}
     values |= {"patch_sides": (8, 4, 2, 1)}
-    n_images = 60
+    n_images = 24
     with _subjects(_resnet20(place), data, n_images, 32, **values) as (own, other):
         reference = _maps(other, driven(_on(other, "exact"), "exact").outcome)
         searches: tuple[SearchName, ...] = ("exact", "screened", "hierarchical", "learned")
