@@ -12,14 +12,13 @@ For scale: the lowest frequencies, and random orbits (mean of five draws), of th
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from driving import driven
 from machine import machine
 from numpy.typing import NDArray
 
@@ -32,11 +31,10 @@ from shortcut_audit.fourier.masks import (
     top_share,
 )
 from shortcut_audit.fourier.transform import apply_mask
-from shortcut_audit.measures.interface import Shard, Subject, Totals
+from shortcut_audit.measures.interface import Subject
 from shortcut_audit.measures.responses import cross_entropy
-from shortcut_audit.measures.searches import SEARCHES
 from shortcut_audit.measures.searches.folds import rankable_orbits
-from shortcut_audit.measures.searches.interface import ClassSearch, SearchOutcome
+from shortcut_audit.measures.searches.interface import ClassSearch
 from shortcut_audit.models.loading import ModelRequest, load_model
 from shortcut_audit.results.settings import SearchName, settings_from
 from shortcut_audit.run.prepare import AuditRequest, prepared_audit
@@ -45,39 +43,6 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 N_RANDOM = 5
 NAMES: tuple[SearchName, ...] = ("learned", "hierarchical")
 SETTINGS = ("kept_share", "steps", "candidates", "classes", "batch_size", "seed")
-
-
-@dataclass
-class Finished:
-    """A round that was run on the spot."""
-
-    totals: dict[int, list[tuple[Shard, Totals]]] = field(default_factory=dict)
-    n_passes: int = 0
-    seconds: float = 0.0
-
-    def of(self, class_index: int) -> Iterator[tuple[Shard, Totals]]:
-        """As a measure reads it."""
-        return iter(self.totals.get(class_index, ()))
-
-
-def searched(subject: Subject, name: SearchName) -> tuple[SearchOutcome, int, float]:
-    """What a search finds, its image passes, and its seconds."""
-    search = SEARCHES[name]
-    rounds = search.rounds(subject.outline)
-    asked, n_passes, started = next(rounds), 0, time.perf_counter()
-    while True:
-        done, began = Finished(), time.perf_counter()
-        for shard in asked.shards:
-            block = subject.block(shard.rows)
-            totals = search.run(shard, subject, block, lambda n: None)
-            done.totals.setdefault(shard.class_index, []).append((shard, totals))
-            done.n_passes += shard.n_passes
-        done.seconds = time.perf_counter() - began
-        n_passes += done.n_passes
-        try:
-            asked = rounds.send(done)
-        except StopIteration as stop:
-            return stop.value, n_passes, time.perf_counter() - started
 
 
 def map_of(subject: Subject, found: ClassSearch) -> BoolArray:
@@ -126,7 +91,8 @@ class Side:
     @classmethod
     def of(cls, subject: Subject, name: SearchName) -> Side:
         """Search, and judge."""
-        outcome, n_passes, seconds = searched(subject, name)
+        run = driven(subject, name)
+        outcome, n_passes, seconds = run.outcome, run.n_passes, run.seconds
         kept = {found.class_index: map_of(subject, found) for found in outcome.by_class}
         rankable = rankable_orbits(subject.outline)
         return cls(

@@ -1,16 +1,17 @@
-"""Rounds of a search answered without a model, to see what it asks and what it concludes."""
+"""Rounds of a search, answered without a model to see what it asks, or run through with one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from shortcut_audit.fourier.grid import FrequencyGrid
-from shortcut_audit.measures.interface import Outline, Round, Rounds, Shard, Totals
+from shortcut_audit.measures.interface import Done, Outline, Round, Rounds, Shard, Subject, Totals
 from shortcut_audit.measures.searches.folds import totals_by_fold
+from shortcut_audit.measures.searches.interface import Search, SearchOutcome
 from shortcut_audit.results.settings import RESPONSES, settings_from
 
 # (n_responses, n_images, n_units) of the images and units that a shard asks for.
@@ -84,3 +85,50 @@ def driven(
             asked.append(rounds.send(Answered(done, seconds(len(asked) - 1, n_passes))))
         except StopIteration as stop:
             return stop.value, asked, so_far
+
+
+# Totals by all that a shard is told apart by.
+Kept = dict[tuple[Any, ...], Totals]
+
+
+@dataclass
+class RunThrough:
+    """A search that was run to its end; `ran` are the shards whose totals were not kept before."""
+
+    outcome: SearchOutcome
+    rounds: list[Round[SearchOutcome]]
+    done: list[Done]
+    ran: list[Shard] = field(default_factory=list)
+
+    def importance(self, number: int = 0) -> np.ndarray:
+        """Importance of a class by the joint score."""
+        return self.outcome.by_class[number].importance["joint"]
+
+
+def run_through(
+    search: Search, subject: Subject, seconds_per_pass: float = 0.0, ledger: Kept | None = None
+) -> RunThrough:
+    """A search on a model; every shard has to report the passes that it said it would take."""
+    kept = {} if ledger is None else ledger
+    asked: list[Round[SearchOutcome]] = []
+    done: list[Done] = []
+    ran: list[Shard] = []
+    rounds = search.rounds(subject.outline)
+    asked.append(next(rounds))
+    while True:
+        totals = []
+        for shard in asked[-1].shards:
+            work = "" if shard.work is None else shard.work.digest
+            key = (shard.class_index, shard.rows, shard.orbits, work)
+            if key not in kept:
+                reported: list[int] = []
+                kept[key] = search.run(shard, subject, subject.block(shard.rows), reported.append)
+                ran.append(shard)
+                assert sum(reported) == shard.n_passes
+            totals.append((shard, kept[key]))
+        n_passes = sum(shard.n_passes for shard in asked[-1].shards)
+        done.append(Answered(totals, n_passes * seconds_per_pass))
+        try:
+            asked.append(rounds.send(done[-1]))
+        except StopIteration as stop:
+            return RunThrough(stop.value, asked, done, ran)

@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from shortcut_audit.models.classifier import (
     device_name,
 )
 from shortcut_audit.results.audit_result import AuditResult, GridShape
-from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.provenance import (
     DataProvenance,
     MeasureCost,
@@ -280,13 +280,14 @@ class _Watched:
             if state is not None:
                 state.shards_total, state.passes_total = n_shards, n_passes
 
-        def on_map(finding: Finding, arrays: Arrays) -> None:
-            if state is not None:
-                save_map_so_far(state.folder, finding, arrays)
-
         if state is not None:
             state.open(total)
-        watch = Watch(advance=advance, on_task=on_task, on_plan=on_plan, on_map=on_map)
+        watch = Watch(
+            advance=advance,
+            on_task=on_task,
+            on_plan=on_plan,
+            on_map=None if state is None else partial(save_map_so_far, state.folder),
+        )
         return execute(prepared.subject, prepared.model, ledger, engine, watch)
 
 

@@ -18,6 +18,7 @@ from shortcut_audit.measures.interface import (
     Measure,
     MeasureInRounds,
     Outline,
+    Round,
     Shard,
     Split,
     Subject,
@@ -89,13 +90,13 @@ class Watch:
 
     `advance(n, reused)`: image passes; `on_task(task, reused)`: a finished task; `on_plan(n_shards,
     n_passes)`: how many of both there will be in all, as far as is known now; `on_map(finding,
-    arrays)`: what a search would say if it ended here.
+    arrays)`: what a search would say if it ended here; None where nobody looks.
     """
 
     advance: Callable[[int, bool], None]
     on_task: Callable[[Task, bool], None]
     on_plan: Callable[[int, int], None] = lambda n_shards, n_passes: None
-    on_map: Callable[[Finding, Arrays], None] = lambda finding, arrays: None
+    on_map: Callable[[Finding, Arrays], None] | None = None
 
 
 @dataclass
@@ -109,9 +110,14 @@ class _Run:
     watch: Watch
     done: list[Task] = field(default_factory=list)
 
-    def tasks(self, tasks: list[Task], n_passes_after: int) -> None:
-        """Run what is missing of `tasks`."""
+    def tasks(
+        self, tasks: list[Task], n_passes_after: int, so_far: Callable[[], None] | None = None
+    ) -> None:
+        """Run what is missing of `tasks`; before that, tell what is known `so_far`."""
         missing = [task for task in tasks if not self.ledger.has(task.key)]
+        # Of rounds that an earlier run finished, nobody waits for a map.
+        if missing and so_far is not None:
+            so_far()
         still = {task.key for task in missing}
         planned = self.done + tasks
         n_passes = sum(task.shard.n_passes for task in planned) + n_passes_after
@@ -198,15 +204,20 @@ def _in_rounds(measure: MeasureInRounds, run: _Run, n_passes_after: int) -> tupl
     rounds = measure.rounds(run.ground.outline, run.ground.images)
     asked = next(rounds)
     while True:
-        if asked.so_far is not None:
-            run.watch.on_map(*asked.so_far())
         tasks = tasks_of_round(measure, asked.shards, run.ground)
-        run.tasks(tasks, asked.n_passes_after + n_passes_after)
+        run.tasks(tasks, asked.n_passes_after + n_passes_after, _map_so_far(run.watch, asked))
         try:
             asked = rounds.send(_RoundDone.of_tasks(tasks, run.ledger))
         except StopIteration as stop:
             finding: tuple[Finding, Arrays] = stop.value
             return finding
+
+
+def _map_so_far(watch: Watch, asked: Round[tuple[Finding, Arrays]]) -> Callable[[], None] | None:
+    tell, make = watch.on_map, asked.so_far
+    if tell is None or make is None:
+        return None
+    return lambda: tell(*make())
 
 
 def _totals(tasks: Sequence[Task], ledger: Ledger) -> Iterator[tuple[Shard, Totals]]:

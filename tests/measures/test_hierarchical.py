@@ -4,13 +4,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import conv_model, linear_model, random_images
+from driven import RunThrough, run_through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replicas import cross_entropy_of, keep_bins, logits_of
@@ -20,7 +22,7 @@ from shortcut_audit.data.datasets import source_from
 from shortcut_audit.errors import LogitsError, SettingsError
 from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.fourier.masks import found_share, half_plane_mask
-from shortcut_audit.measures.interface import Done, Outline, Round, Shard, Subject, Totals
+from shortcut_audit.measures.interface import Outline, Subject
 from shortcut_audit.measures.searches import hierarchical
 from shortcut_audit.measures.searches.hierarchical import HierarchicalSearch
 from shortcut_audit.measures.searches.interface import SearchOutcome
@@ -31,50 +33,10 @@ from shortcut_audit.results.settings import settings_from
 from shortcut_audit.run.prepare import AuditRequest, prepared_audit
 
 SEARCH = HierarchicalSearch()
+drive = partial(run_through, SEARCH)
 CONFIG = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 SIZES = [(8, 8), (7, 7), (6, 9), (9, 6), (12, 5)]
 SMALL = {"candidates": (45, 60), "patch_sides": (2, 1), "kept_share": 0.2}
-
-
-@dataclass
-class Finished:
-    """A round that was run on the spot; `seconds` as the test has it."""
-
-    totals: dict[int, list[tuple[Shard, Totals]]]
-    n_passes: int
-    seconds: float
-
-    def of(self, class_index: int) -> Iterator[tuple[Shard, Totals]]:
-        return iter(self.totals.get(class_index, ()))
-
-
-@dataclass
-class Driven:
-    """A search that was run to its end."""
-
-    outcome: SearchOutcome
-    rounds: list[Round[SearchOutcome]]
-    done: list[Done] = field(default_factory=list)
-
-
-def drive(subject: Subject, seconds_per_pass: float = 0.0) -> Driven:
-    rounds, done = [], []
-    search = SEARCH.rounds(subject.outline)
-    asked = next(search)
-    while True:
-        rounds.append(asked)
-        totals: dict[int, list[tuple[Shard, Totals]]] = {}
-        for shard in asked.shards:
-            reported: list[int] = []
-            total = SEARCH.run(shard, subject, subject.block(shard.rows), reported.append)
-            assert sum(reported) == shard.n_passes
-            totals.setdefault(shard.class_index, []).append((shard, total))
-        n_passes = sum(shard.n_passes for shard in asked.shards)
-        done.append(Finished(totals, n_passes, n_passes * seconds_per_pass))
-        try:
-            asked = search.send(done[-1])
-        except StopIteration as stop:
-            return Driven(stop.value, rounds, done)
 
 
 Prepare = Callable[..., Subject]
@@ -637,7 +599,7 @@ def test_answers_that_are_no_numbers_are_an_error_that_names_the_image(prepare: 
 # Budgets and settings.
 
 
-def passes(driven: Driven) -> int:
+def passes(driven: RunThrough) -> int:
     return sum(shard.n_passes for asked in driven.rounds for shard in asked.shards)
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 from conftest import conv_model, linear_model, random_images
+from driven import run_through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,11 +21,10 @@ from shortcut_audit.data.datasets import source_from
 from shortcut_audit.errors import LogitsError, SettingsError
 from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.fourier.masks import found_share, rank_orbits, top_share
-from shortcut_audit.measures.interface import Round, Shard, Subject, Totals
+from shortcut_audit.measures.interface import Subject
 from shortcut_audit.measures.searches import learned
 from shortcut_audit.measures.searches.descent import Schedule, Stage, logits_gradient, soft_masks
 from shortcut_audit.measures.searches.folds import rankable_orbits
-from shortcut_audit.measures.searches.interface import SearchOutcome
 from shortcut_audit.measures.searches.learned import LearnedSearch
 from shortcut_audit.measures.searches.mask_descent import (
     HalfPlane,
@@ -36,58 +37,8 @@ from shortcut_audit.results.settings import settings_from
 from shortcut_audit.run.prepare import AuditRequest, prepared_audit
 
 SEARCH = LearnedSearch()
+drive = partial(run_through, SEARCH)
 CONFIG = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
-
-
-@dataclass
-class Finished:
-    """A round that was run on the spot; `seconds` as the test has it."""
-
-    totals: dict[int, list[tuple[Shard, Totals]]]
-    n_passes: int
-    seconds: float
-
-    def of(self, class_index: int) -> Iterator[tuple[Shard, Totals]]:
-        return iter(self.totals.get(class_index, ()))
-
-
-@dataclass
-class Driven:
-    """A search that was run to its end; `ran` are the shards that the ledger did not have."""
-
-    outcome: SearchOutcome
-    rounds: list[Round[SearchOutcome]]
-    ran: list[Shard] = field(default_factory=list)
-
-    def importance(self, number: int = 0) -> np.ndarray:
-        return self.outcome.by_class[number].importance["joint"]
-
-
-Ledger = dict[tuple[Any, ...], Totals]
-
-
-def drive(subject: Subject, seconds_per_pass: float = 0.0, ledger: Ledger | None = None) -> Driven:
-    rounds, ran = [], []
-    ledger = {} if ledger is None else ledger
-    search = SEARCH.rounds(subject.outline)
-    asked = next(search)
-    while True:
-        rounds.append(asked)
-        totals: dict[int, list[tuple[Shard, Totals]]] = {}
-        for shard in asked.shards:
-            assert shard.work is not None
-            key = (shard.class_index, shard.rows, shard.orbits, shard.work.digest)
-            if key not in ledger:
-                reported: list[int] = []
-                ledger[key] = SEARCH.run(shard, subject, subject.block(shard.rows), reported.append)
-                ran.append(shard)
-                assert sum(reported) == shard.n_passes
-            totals.setdefault(shard.class_index, []).append((shard, ledger[key]))
-        n_passes = sum(shard.n_passes for shard in asked.shards)
-        try:
-            asked = search.send(Finished(totals, n_passes, n_passes * seconds_per_pass))
-        except StopIteration as stop:
-            return Driven(stop.value, rounds, ran)
 
 
 Prepare = Callable[..., Subject]

@@ -29,6 +29,7 @@ __all__ = [
     "rankable_orbits",
     "reliability_of",
     "screened_map",
+    "sums_by_fold",
     "totals_by_fold",
 ]
 
@@ -103,19 +104,27 @@ class FoldSums:
         return error
 
 
-def totals_by_fold(
-    responses: NDArray[np.float64], rows: tuple[int, int], class_rows: tuple[int, int]
+def sums_by_fold(
+    values: NDArray[np.float64], rows: tuple[int, int], class_rows: tuple[int, int]
 ) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    """Totals of a shard from responses (n_scores, n_images, n_units) to `rows` of a class's own."""
+    """Folds that the images `rows` of a class lie in, images of each, and sums of `values`
+    (..., n_images, n) over them."""
     start, stop = class_rows
     fold = (np.arange(*rows) - start) % n_folds(stop - start)
     present = np.unique(fold)
     return {
         "fold": present,
         "n_images": np.bincount(fold)[present],
-        "sums": np.stack([responses[:, fold == number].sum(axis=1) for number in present]),
-        "squares": np.square(responses).sum(axis=1),
+        "sums": np.stack([values[..., fold == number, :].sum(axis=-2) for number in present]),
     }
+
+
+def totals_by_fold(
+    responses: NDArray[np.float64], rows: tuple[int, int], class_rows: tuple[int, int]
+) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
+    """Totals of a shard from responses (n_scores, n_images, n_units) to `rows` of a class's own."""
+    squares = np.square(responses).sum(axis=1)
+    return {**sums_by_fold(responses, rows, class_rows), "squares": squares}
 
 
 def map_of(outline: Outline, class_index: int, held: FoldSums) -> ClassSearch:

@@ -32,7 +32,12 @@ from shortcut_audit.measures.interface import (
 )
 from shortcut_audit.measures.probing import NetworkImages
 from shortcut_audit.measures.responses import cross_entropy
-from shortcut_audit.measures.searches.folds import n_folds, rankable_orbits, reliability_of
+from shortcut_audit.measures.searches.folds import (
+    n_folds,
+    rankable_orbits,
+    reliability_of,
+    sums_by_fold,
+)
 from shortcut_audit.measures.searches.interface import MEASURE, ClassSearch, SearchOutcome
 from shortcut_audit.measures.searches.patches import DRAWN_TOGETHER, Candidates
 from shortcut_audit.measures.searches.stages import (
@@ -126,7 +131,7 @@ class HierarchicalSearch:
         output = subject.output_of(shard.class_index)
         losses = keep_only_losses(subject, block, with_dc(masks, subject.settings), output, advance)
         require_finite(losses, subject, shard.rows, " with parts of its spectrum")
-        return _totals_by_fold(
+        return sums_by_fold(
             losses.cpu().numpy(), shard.rows, subject.outline.search_rows[shard.class_index]
         )
 
@@ -196,20 +201,6 @@ def _shards(
             for number in range(first, last, width)
         ]
     return shards
-
-
-def _totals_by_fold(
-    losses: NDArray[np.float64], rows: tuple[int, int], class_rows: tuple[int, int]
-) -> dict[str, NDArray[np.float64] | NDArray[np.int64]]:
-    """Sums of `losses` (n_images, n_masks) over the images of each fold that `rows` touch."""
-    start, stop = class_rows
-    fold = (np.arange(*rows) - start) % n_folds(stop - start)
-    present = np.unique(fold)
-    return {
-        "fold": present,
-        "n_images": np.bincount(fold)[present],
-        "sums": np.stack([losses[fold == number].sum(axis=0) for number in present]),
-    }
 
 
 def _sums_by_fold(
