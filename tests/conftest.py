@@ -12,6 +12,12 @@ from torch import nn
 
 REPOSITORY = Path(__file__).parent.parent
 
+# Test processes share the machine's cores; each one's threads on top would only be in the way. Those
+# that tests start themselves follow suit.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:

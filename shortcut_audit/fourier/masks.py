@@ -23,6 +23,7 @@ __all__ = [
     "found_share",
     "half_plane_mask",
     "hermitian_part",
+    "matched_ranks",
     "orbit_mask",
     "radial_mask",
     "rank_orbits",

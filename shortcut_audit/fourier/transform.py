@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shortcut_audit.fourier.grid import FrequencyGrid
 
-__all__ = ["OrbitWaves", "apply_mask", "orbit_amplitude", "spectrum_of"]
+__all__ = ["OrbitWaves", "apply_mask", "orbit_amplitude", "spectrum_of", "transplant"]
 
 
 def spectrum_of(pixels: Tensor) -> Tensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "adjusted_p_values",
     "auc_interval",
     "halvings",
     "images_for_reliability",
+    "paired_interval",
+    "paired_p_value",
     "proportion_interval",
     "spearman",
     "spearman_brown",
@@ -32,6 +35,67 @@ def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[fl
 
     interval = binomtest(hits, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def paired_p_value(only_first: int, only_second: int) -> float:
+    """Exact one-sided McNemar test that the first of two outcomes is the more frequent one.
+
+    `only_first`, `only_second`: pairs in which one outcome is there and the other is not. The chance
+    of at least `only_first` among them if either were as likely (McNemar, 1947; exact binomial).
+
+    >>> paired_p_value(5, 0)
+    0.03125
+    """
+    if only_first == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, only_first + only_second, 0.5, alternative="greater").pvalue)
+
+
+def paired_interval(
+    both: int, only_first: int, only_second: int, n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference of two proportions of the same `n` pairs, first - second.
+
+    Newcombe (1998), method 10: Wilson intervals of both proportions, combined with their correlation.
+    Returns (low, high) in [-1, 1]; n = 0 says nothing: (-1, 1).
+    """
+    if n == 0:
+        return -1.0, 1.0
+    neither = n - both - only_first - only_second
+    first, second = both + only_first, both + only_second
+    low_1, high_1 = proportion_interval(first, n, confidence)
+    low_2, high_2 = proportion_interval(second, n, confidence)
+    p_1, p_2 = first / n, second / n
+    margins = first * (n - first) * second * (n - second)
+    product = both * neither - only_first * only_second
+    if product > 0:
+        product = max(product - n / 2, 0)
+    correlation = product / math.sqrt(margins) if margins else 0.0
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
+
+    difference = p_1 - p_2
+    low = difference - reach(p_1 - low_1, high_2 - p_2)
+    high = difference + reach(high_1 - p_1, p_2 - low_2)
+    return max(-1.0, low), min(1.0, high)
+
+
+def adjusted_p_values(p_values: Sequence[float | None]) -> list[float | None]:
+    """Benjamini-Hochberg adjusted p over those that are there; None stays None.
+
+    The share of false findings to expect among all that are at least as extreme (Benjamini and
+    Hochberg, 1995).
+    """
+    present = [p for p in p_values if p is not None]
+    if not present:
+        return list(p_values)
+    from scipy.stats import false_discovery_control
+
+    adjusted = iter(false_discovery_control(present, method="bh").tolist())
+    return [None if p is None else float(next(adjusted)) for p in p_values]
 
 
 def auc_interval(
