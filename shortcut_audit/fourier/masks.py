@@ -72,6 +72,31 @@ def rank_orbits(
     return rank
 
 
+def matched_ranks(
+    grid: FrequencyGrid, rank: NDArray[np.integer], n: int, generator: np.random.Generator
+) -> NDArray[np.int32]:
+    """`rank` (n_orbits,) shuffled `n` times among orbits of equal radius, (n, n_orbits).
+
+    Radii are rounded to whole cycles. The first m orbits of a shuffled ranking are a random set with
+    as many orbits at every radius as the first m of `rank` have; sets of smaller m lie within those of
+    larger ones. Orbits that are not ranked (0) stay so.
+
+    >>> grid = FrequencyGrid(8, 8)
+    >>> rank = np.arange(grid.n_orbits)
+    >>> shuffled = matched_ranks(grid, rank, 1, np.random.default_rng(0))[0]
+    >>> bool(grid.radius[shuffled == 5].round() == grid.radius[rank == 5].round())
+    True
+    """
+    ranked = np.flatnonzero(rank)
+    ring = np.rint(grid.radius[ranked]).astype(np.int64)
+    by_ring = np.argsort(ring, kind="stable")
+    places, rings = ranked[by_ring], ring[by_ring]
+    shuffled = np.zeros((n, grid.n_orbits), dtype=np.int32)
+    for row in shuffled:
+        row[places[np.lexsort((generator.random(len(places)), rings))]] = rank[places]
+    return shuffled
+
+
 def top_share(grid: FrequencyGrid, rank: NDArray[np.int64], share: float) -> BoolArray:
     """The leading orbits of a ranking that make up at most `share` of the ranked bins.
 

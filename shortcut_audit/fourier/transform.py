@@ -33,6 +33,17 @@ def apply_mask(spectrum: Tensor, mask: Tensor, width: int) -> Tensor:
     return pixels
 
 
+def transplant(receivers: Tensor, donors: Tensor, mask: Tensor, width: int) -> Tensor:
+    """Pixels of `receivers` with what `donors` have under `mask` in place of their own.
+
+    `receivers`, `donors` (..., H, W//2+1) complex spectra; `mask` bool, broadcastable to them and
+    Hermitian, which keeps the result real; `width` the image width W. Returns real (..., H, W).
+    """
+    mixed = torch.where(mask, donors, receivers)
+    pixels: Tensor = torch.fft.irfft2(mixed, s=(mixed.shape[-2], width))
+    return pixels
+
+
 def orbit_amplitude(spectrum: Tensor, grid: FrequencyGrid) -> Tensor:
     """|X| of every orbit, (..., n_orbits), from a half-plane spectrum (..., H, W//2+1)."""
     rows = torch.from_numpy(grid.rows).to(spectrum.device)

@@ -17,6 +17,7 @@ from shortcut_audit.measures.interface import (
     Round,
     Rounds,
     Shard,
+    Split,
     Subject,
     Totals,
 )
@@ -43,6 +44,7 @@ class DominantFrequencies:
 
     name: str = MEASURE
     revision: int = 2
+    split: Split = "search"
 
     def relevant_to(self, outline: Outline) -> dict[str, Any]:
         search = SEARCHES[outline.search]
@@ -56,7 +58,9 @@ class DominantFrequencies:
     ) -> Totals:
         return SEARCHES[subject.outline.search].run(shard, subject, block, advance)
 
-    def rounds(self, outline: Outline, images: AuditImages) -> Rounds[tuple[Finding, Arrays]]:
+    def rounds(
+        self, outline: Outline, images: AuditImages, found: Arrays
+    ) -> Rounds[tuple[Finding, Arrays]]:
         search = SEARCHES[outline.search]
         inner = search.rounds(outline)
         n_passes = n_backward = 0

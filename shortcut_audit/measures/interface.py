@@ -296,7 +296,12 @@ class Measure(_Runs, Protocol):
 
 @runtime_checkable
 class MeasureInRounds(_Runs, Protocol):
-    """A measure on the search split that sees totals before it knows what to ask next."""
+    """A measure that sees totals before it knows what to ask next."""
+
+    @property
+    def split(self) -> Split:
+        """Whose turn it has: that of the search, which comes first, or of the judgement."""
+        ...
 
     def relevant_to(self, outline: Outline) -> dict[str, Any]:
         """The settings that can change the totals of a given shard, whichever round it is in."""
@@ -306,8 +311,10 @@ class MeasureInRounds(_Runs, Protocol):
         """Image passes that all rounds together are expected to take; the budget where there is one."""
         ...
 
-    def rounds(self, outline: Outline, images: AuditImages) -> Rounds[tuple[Finding, Arrays]]:
-        """The work, round by round; returns the finding and its arrays."""
+    def rounds(
+        self, outline: Outline, images: AuditImages, found: Arrays
+    ) -> Rounds[tuple[Finding, Arrays]]:
+        """The work, round by round; returns the finding and its arrays. `found`: earlier ones."""
         ...
 
 

@@ -7,86 +7,49 @@ and a reason stands next to it.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
+from pydantic import Field
 
+from shortcut_audit.results.counts import Frozen, Paired, Rate
 from shortcut_audit.results.settings import MapScore, SearchName
-from shortcut_audit.results.statistics import proportion_interval
+from shortcut_audit.results.shortcut_findings import (
+    ClassShortcut,
+    Confound,
+    EvidencePicture,
+    ExamplePrediction,
+    Extent,
+    Rung,
+    ShortcutsFinding,
+    Verdict,
+)
 
 __all__ = [
     "ClassMap",
     "ClassShortcut",
     "ClassSpectraFinding",
+    "Confound",
     "DominantFrequenciesFinding",
+    "EvidencePicture",
     "ExamplePrediction",
+    "Extent",
     "Fidelity",
     "Finding",
     "Invitation",
     "InvitationsFinding",
+    "Paired",
     "PatternRecovery",
     "PredictionsFinding",
     "ProbeResult",
     "ProbeScore",
     "Rate",
     "Reliability",
+    "Rung",
     "ShortcutsFinding",
     "SpectrumProbeFinding",
     "TruthFinding",
     "Verdict",
 ]
-
-Verdict = Literal["not judged", "shortcut", "no shortcut", "inconclusive"]
-
-
-class Frozen(BaseModel):
-    """Base of all findings: immutable, and closed to unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rate(Frozen):
-    """A share of images, as the counts it is made of."""
-
-    hits: Annotated[int, Field(ge=0)]
-    n: Annotated[int, Field(ge=0)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_derived(cls, data: Any) -> Any:
-        """Derived numbers are written for readers of the JSON, and derived again on reading."""
-        if isinstance(data, dict):
-            return {key: data[key] for key in data if key not in {"value", "low", "high"}}
-        return data
-
-    @model_validator(mode="after")
-    def _hits_within_n(self) -> Rate:
-        if self.hits > self.n:
-            raise ValueError(f"{self.hits} hits among {self.n}")
-        return self
-
-    @cached_property
-    def _interval(self) -> tuple[float, float]:
-        return proportion_interval(self.hits, self.n)
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def value(self) -> float | None:
-        """hits / n, or None when n is 0."""
-        return self.hits / self.n if self.n else None
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def low(self) -> float:
-        """Lower end of the 95% Wilson interval."""
-        return self._interval[0]
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def high(self) -> float:
-        """Upper end of the 95% Wilson interval."""
-        return self._interval[1]
 
 
 class Reliability(Frozen):
@@ -321,51 +284,12 @@ class DominantFrequenciesFinding(Frozen):
     measure: Literal["dominant_frequencies"] = "dominant_frequencies"
     search: SearchName = "exact"
     search_reason: str = ""
-    search_settings: dict[str, Any] = {}
+    search_settings: dict[str, Any] = Field(default_factory=dict)
     stopped: str = ""
     image_passes: int | None = None
     backward_images: int = 0
     response: MapScore
     by_class: tuple[ClassMap, ...]
-
-
-class ExamplePrediction(Frozen):
-    """What the model says of one example image in one of its three forms."""
-
-    predicted: str
-    probability: float
-    probability_of_class: float
-
-
-class ClassShortcut(Frozen):
-    """What the top share of one class's map does to judgement images.
-
-    `tpr_kept`: class images still called by their class when only the map is left;
-    `fpr_kept`: images of other classes then called this class;
-    `tpr_full`, `fpr_full`: the same on unfiltered images.
-    """
-
-    class_name: str
-    n_judge: int
-    tpr_kept: Rate
-    fpr_kept: Rate
-    tpr_full: Rate
-    fpr_full: Rate
-    verdict: Verdict = "not judged"
-    reason: str = "tests against a null are not part of this audit"
-    example: str | None = None
-    example_predictions: dict[Literal["original", "kept", "removed"], ExamplePrediction] = {}
-
-
-class ShortcutsFinding(Frozen):
-    """True and false positive rates under each class's own map, on images the search never saw.
-
-    Arrays: `shortcuts/examples` (n_examples, 3, C, H, W) pixels in [0,1] of the classes that name an
-    `example`, in order: original, only the map kept, the map removed.
-    """
-
-    measure: Literal["shortcuts"] = "shortcuts"
-    by_class: tuple[ClassShortcut, ...]
 
 
 Finding = Annotated[

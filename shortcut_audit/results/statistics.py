@@ -69,7 +69,7 @@ def paired_interval(
     low_2, high_2 = proportion_interval(second, n, confidence)
     p_1, p_2 = first / n, second / n
     margins = first * (n - first) * second * (n - second)
-    product = both * neither - only_first * only_second
+    product = float(both * neither - only_first * only_second)
     if product > 0:
         product = max(product - n / 2, 0)
     correlation = product / math.sqrt(margins) if margins else 0.0

@@ -15,12 +15,9 @@ from shortcut_audit.measures.interface import (
     Advance,
     Arrays,
     Block,
-    Measure,
     MeasureInRounds,
-    Outline,
     Round,
     Shard,
-    Split,
     Subject,
     Totals,
 )
@@ -29,7 +26,7 @@ from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.provenance import ModelProvenance
 from shortcut_audit.run.engines import Engine
 from shortcut_audit.run.ledger import Ledger
-from shortcut_audit.run.plan import Ground, Task, passes_by_measure, tasks_of, tasks_of_round
+from shortcut_audit.run.plan import SPLITS, Ground, Task, passes_by_measure, tasks_of, tasks_of_round
 
 __all__ = ["Execution", "ShardWorker", "Watch", "execute"]
 
@@ -170,17 +167,16 @@ def execute(
     ground = Ground(outline, images, model, subject.classifier.device.type)
     run = _Run(ground, ledger, engine, ShardWorker(subject), watch)
     found: dict[str, tuple[Finding, Arrays]] = {}
-    later = passes_by_measure(outline)
+    planned = passes_by_measure(outline)
     known = {m.name: m for m in MEASURES if not isinstance(m, MeasureInRounds)}
-    first = tasks_of("search", ground, {})
-    run.tasks(first, sum(later.values()) - sum(task.shard.n_passes for task in first))
-    after = _passes(outline, known.values(), "judge")
-    for measure in MEASURES:
-        if isinstance(measure, MeasureInRounds):
-            found[measure.name] = _in_rounds(measure, run, after)
-    arrays = {name: array for _, own in found.values() for name, array in own.items()}
-    run.worker.found = arrays
-    run.tasks(tasks_of("judge", ground, arrays), 0)
+    for split in SPLITS:
+        tasks = tasks_of(split, ground, run.worker.found)
+        run.tasks(tasks, _passes_left(planned, run, tasks))
+        for measure in MEASURES:
+            if isinstance(measure, MeasureInRounds) and measure.split == split:
+                left = _passes_left({**planned, measure.name: 0}, run, [])
+                found[measure.name] = _in_rounds(measure, run, left)
+                run.worker.found = {**run.worker.found, **found[measure.name][1]}
     for name, measure in known.items():
         own = [task for task in run.done if task.measure.name == name]
         found[name] = measure.finish(outline, images, _totals(own, ledger))
@@ -196,12 +192,16 @@ def execute(
     )
 
 
-def _passes(outline: Outline, measures: Iterable[Measure], split: Split) -> int:
-    return sum(shard.n_passes for measure in measures for shard in measure.shards(outline, split))
+def _passes_left(planned: Mapping[str, int], run: _Run, tasks: Sequence[Task]) -> int:
+    """Passes that are expected of all measures, less those of tasks that are done or asked for."""
+    left = dict(planned)
+    for task in (*run.done, *tasks):
+        left[task.measure.name] = left.get(task.measure.name, 0) - task.shard.n_passes
+    return sum(max(0, n_passes) for n_passes in left.values())
 
 
 def _in_rounds(measure: MeasureInRounds, run: _Run, n_passes_after: int) -> tuple[Finding, Arrays]:
-    rounds = measure.rounds(run.ground.outline, run.ground.images)
+    rounds = measure.rounds(run.ground.outline, run.ground.images, run.worker.found)
     asked = next(rounds)
     while True:
         tasks = tasks_of_round(measure, asked.shards, run.ground)

@@ -30,10 +30,10 @@ from shortcut_audit.measures.interface import (
 from shortcut_audit.results.provenance import ModelProvenance, installed_versions
 from shortcut_audit.results.settings import AuditSettings, SearchName
 
-__all__ = ["Ground", "Task", "outline_of", "passes_by_measure", "tasks_of", "tasks_of_round"]
+__all__ = ["SPLITS", "Ground", "Task", "outline_of", "passes_by_measure", "tasks_of", "tasks_of_round"]
 
 
-_SPLITS: tuple[Split, ...] = ("search", "judge")
+SPLITS: tuple[Split, ...] = ("search", "judge")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def passes_by_measure(outline: Outline) -> dict[str, int]:
 def _planned_passes(measure: Measure | MeasureInRounds, outline: Outline) -> int:
     if isinstance(measure, MeasureInRounds):
         return measure.planned_passes(outline)
-    return sum(shard.n_passes for split in _SPLITS for shard in measure.shards(outline, split))
+    return sum(shard.n_passes for split in SPLITS for shard in measure.shards(outline, split))
 
 
 def tasks_of(split: Split, ground: Ground, found: Arrays) -> list[Task]:

@@ -30,6 +30,7 @@ from shortcut_audit.measures.interface import (
     Totals,
     require_finite,
 )
+from shortcut_audit.measures.kept_maps import with_dc
 from shortcut_audit.measures.probing import NetworkImages
 from shortcut_audit.measures.responses import cross_entropy
 from shortcut_audit.measures.searches.folds import (
@@ -50,7 +51,6 @@ from shortcut_audit.measures.searches.stages import (
     why_less,
     within_passes,
 )
-from shortcut_audit.measures.shortcuts import with_dc
 from shortcut_audit.results.settings import AuditSettings, SearchName
 
 __all__ = ["HierarchicalSearch", "keep_only_losses"]

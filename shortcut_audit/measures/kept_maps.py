@@ -1,0 +1,216 @@
+"""Kept maps: what is left of a class, and what else becomes it, when only its map is kept.
+
+TPR_c: share of class-c images still called c when only the map of c is kept; FPR_c: share of images of
+other classes then called c. Wang et al., ICCV 2023, section 3; here on images the search never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shortcut_audit.data.pixels import AuditImages
+from shortcut_audit.fourier.masks import BoolArray, half_plane_mask
+from shortcut_audit.fourier.transform import apply_mask
+from shortcut_audit.measures.interface import (
+    Advance,
+    Block,
+    Outline,
+    Shard,
+    Subject,
+    Totals,
+    Work,
+    blocks_of,
+    logits_in_batches,
+    require_finite,
+)
+from shortcut_audit.results.findings import ExamplePrediction, Rate
+from shortcut_audit.results.settings import AuditSettings
+
+__all__ = [
+    "KEPT_MAPS",
+    "KeptCounts",
+    "example_fields",
+    "kept_map_shards",
+    "prediction",
+    "run_kept_maps",
+    "with_dc",
+]
+
+# The kind of work of these shards.
+KEPT_MAPS = "kept maps"
+_FORMS = ("original", "kept", "removed")
+# Maps of other classes that an image is judged under: with hundreds of classes, every image under every
+# map would cost more than the search.
+_OTHER_MAPS = 3
+
+
+def kept_map_shards(measure: str, outline: Outline, kept: BoolArray) -> list[Shard]:
+    """One shard per block of judgement images. `kept` (n_searched, n_orbits): the maps."""
+    work = Work(KEPT_MAPS, {"kept": kept})
+    return [
+        Shard(
+            measure=measure,
+            split="judge",
+            class_index=class_index,
+            rows=rows,
+            orbits=(0, outline.grid.n_orbits),
+            n_passes=(len(maps_judged_on(outline, class_index)) + 1) * (rows[1] - rows[0]),
+            work=work,
+        )
+        for class_index in range(outline.n_classes)
+        for rows in blocks_of(outline, "judge", class_index)
+    ]
+
+
+def maps_judged_on(outline: Outline, class_index: int) -> NDArray[np.int64]:
+    """Places in `Outline.searched` of the maps that images of a class are judged under.
+
+    All of them where there are few; else the class's own and some others, drawn for every class anew.
+    """
+    searched = np.array(outline.searched)
+    own = np.flatnonzero(searched == class_index)
+    others = np.flatnonzero(searched != class_index)
+    if len(others) > _OTHER_MAPS:
+        generator = np.random.default_rng([outline.settings.seed, class_index])
+        others = generator.choice(others, _OTHER_MAPS, replace=False)
+    return np.sort(np.concatenate([own, others])).astype(np.int64)
+
+
+def run_kept_maps(shard: Shard, subject: Subject, block: Block, advance: Advance) -> Totals:
+    """Predictions of the block's images, how many each map calls its class, and an example."""
+    assert shard.work is not None
+    kept = shard.work.arrays["kept"]
+    columns = maps_judged_on(subject.outline, shard.class_index)
+    device = block.images.device
+    masks = half_plane_mask(subject.grid, with_dc(kept[columns], subject.settings)).to(device)
+    outputs = torch.tensor(
+        [subject.output_of(subject.outline.searched[column]) for column in columns], device=device
+    )
+    clean = logits_in_batches(subject, block.images, advance)
+    require_finite(clean, subject, shard.rows, "")
+    called = torch.zeros(len(masks), dtype=torch.int64, device=device)
+    n_probes = shard.n_images * len(masks)
+    for start in range(0, n_probes, subject.batch_size):
+        probes = torch.arange(start, min(start + subject.batch_size, n_probes), device=device)
+        images, maps = probes // len(masks), probes % len(masks)
+        filtered = apply_mask(block.spectrum[images], masks[maps][:, None], subject.grid.width)
+        hits = subject.logits(filtered).argmax(dim=1) == outputs[maps]
+        called.index_add_(0, maps, hits.long())
+        advance(len(probes))
+    totals = {
+        "columns": columns,
+        "kept_called": called.cpu().numpy(),
+        "predicted": clean.argmax(dim=1).cpu().numpy().astype(np.int32),
+    }
+    return {**totals, **_example(shard, subject, block, kept, clean)}
+
+
+def _example(
+    shard: Shard, subject: Subject, block: Block, maps: NDArray[Any], clean: Tensor
+) -> dict[str, NDArray[Any]]:
+    """The first image the model gets right in the class's first block, in its three forms."""
+    outline = subject.outline
+    shown = outline.searched[: subject.settings.examples]
+    if shard.class_index not in shown or shard.rows[0] != outline.judge_rows[shard.class_index][0]:
+        return {}
+    kept = maps[outline.searched.index(shard.class_index)].astype(np.bool_)
+    # Complementary but for DC, which both forms hold or both lack, unless it is ranked.
+    pair = with_dc(np.stack([kept, ~kept]), subject.settings)
+    masks = half_plane_mask(subject.grid, pair).to(block.images.device)
+    right = clean.argmax(dim=1) == subject.output_of(shard.class_index)
+    index = int(right.long().argmax())
+    filtered = apply_mask(block.spectrum[index], masks[:, None], subject.grid.width)
+    forms = torch.cat([block.images[index][None], filtered])
+    pixels = subject.to_pixels(forms).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return {
+        "example": pixels.cpu().numpy(),
+        "example_logits": logits_in_batches(subject, forms, lambda n: None).cpu().numpy(),
+        # Counted from the start of the class's own split, as shard keys are.
+        "example_row": np.array([index]),
+    }
+
+
+@dataclass
+class KeptCounts:
+    """Sums over the shards: `own_kept` images called by each map's class, `n` judged, both (n_classes of
+    the data, n_searched); `predicted` outputs of judgement images by row; `examples` by class."""
+
+    kept_called: NDArray[np.int64]
+    n: NDArray[np.int64]
+    predicted: dict[int, NDArray[np.int32]]
+    examples: dict[int, Totals]
+
+    @classmethod
+    def of(cls, outline: Outline, totals: Iterable[tuple[Shard, Totals]]) -> KeptCounts:
+        """Add up."""
+        shape = (outline.n_classes, len(outline.searched))
+        held = cls(np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64), {}, {})
+        for shard, total in totals:
+            index, columns = shard.class_index, total["columns"]
+            held.kept_called[index, columns] += total["kept_called"]
+            held.n[index, columns] += shard.n_images
+            before = held.predicted.get(index, np.zeros(0, dtype=np.int32))
+            held.predicted[index] = np.concatenate([before, total["predicted"]])
+            if "example" in total:
+                held.examples[index] = total
+        return held
+
+    def rates(self, outline: Outline, images: AuditImages, column: int) -> dict[str, Rate]:
+        """TPR and FPR of a map, kept and full."""
+        own = outline.searched[column]
+        foreign = [index for index in range(outline.n_classes) if index != own]
+        output = images.outputs[own]
+        called = {k: int((self.predicted[k] == output).sum()) for k in range(outline.n_classes)}
+        n_foreign = sum(len(self.predicted[index]) for index in foreign)
+        return {
+            "tpr_kept": Rate(hits=int(self.kept_called[own, column]), n=int(self.n[own, column])),
+            "fpr_kept": Rate(
+                hits=int(self.kept_called[foreign, column].sum()), n=int(self.n[foreign, column].sum())
+            ),
+            "tpr_full": Rate(hits=called[own], n=len(self.predicted[own])),
+            "fpr_full": Rate(hits=sum(called[index] for index in foreign), n=n_foreign),
+        }
+
+
+def with_dc(kept: NDArray[np.bool_], settings: AuditSettings) -> NDArray[np.bool_]:
+    """Maps (n, n_orbits) with DC as the settings have it: kept, dropped, or where its rank put it."""
+    masks = kept.astype(np.bool_).copy()
+    if settings.dc != "rank":
+        masks[:, 0] = settings.dc == "keep"
+    return masks
+
+
+def example_fields(images: AuditImages, class_index: int, total: Totals | None) -> dict[str, Any]:
+    if total is None:
+        return {}
+    output = images.outputs[class_index]
+    return {
+        "example": images.names[images.judge_rows[class_index][0] + int(total["example_row"][0])],
+        "example_predictions": {
+            form: prediction(images, row, output)
+            for form, row in zip(_FORMS, total["example_logits"], strict=True)
+        },
+    }
+
+
+def prediction(images: AuditImages, logits: NDArray[Any], output: int) -> ExamplePrediction:
+    """What logits (K,) say, and how probable they make `output`."""
+    probabilities = torch.softmax(torch.from_numpy(logits).double(), dim=0)
+    return ExamplePrediction(
+        predicted=_output_name(images, int(probabilities.argmax())),
+        probability=round(float(probabilities.max()), 6),
+        probability_of_class=round(float(probabilities[output]), 6),
+    )
+
+
+def _output_name(images: AuditImages, output: int) -> str:
+    if output in images.outputs:
+        return images.class_names[images.outputs.index(output)]
+    return f"output {output}"

@@ -1,0 +1,327 @@
+"""From counts to a verdict: effect sizes and adjusted significance together, never one of them alone.
+
+A class hangs on a frequency shortcut when a sliver of the spectrum, which holds little of an image,
+turns images of other classes into it: more than they were called so before, and more than the same
+orbits of images of other classes do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shortcut_audit.fourier.grid import FrequencyGrid
+from shortcut_audit.results.counts import Paired
+from shortcut_audit.results.shortcut_findings import ClassShortcut, Confound, Extent, Rung, Verdict
+from shortcut_audit.results.statistics import adjusted_p_values, proportion_interval
+
+__all__ = [
+    "EFFECT",
+    "SIGNIFICANT",
+    "WORTH_A_NULL",
+    "decided",
+    "extent_of",
+    "p_value_of",
+    "score_of",
+    "with_scores",
+]
+
+# Share of other images that has to be turned, over every null, before it is called a shortcut. Classes
+# of clean networks stay below 0.07; what counts as a used plant turns 0.2.
+EFFECT = 0.10
+# What must be ruled out before it is called none.
+RULED_OUT = 0.15
+SIGNIFICANT = 0.05
+# Below, an effect is not worth a null.
+WORTH_A_NULL = 0.05
+# Half of the images, and half of the way from chance to certainty.
+_HALF = 0.5
+# Of what the best rung does, a smaller one that does so much tells where it lies.
+_MOST = 0.8
+# Nearly empty images of other classes that land in the class; images of the class that any removal of
+# the kind loses; images that another's colour turns.
+_DEFAULT, _FRAGILE, _COLOUR = 0.3, 0.2, 0.1
+# Waves that may be named one by one.
+_NARROW = 8
+
+
+def score_of(rung: Rung) -> float:
+    """Share of other images turned into the class: over as they were, and over foreign donors.
+
+    Without that null an effect counts as no more than what is not worth one.
+    """
+    if rung.flips_over_foreign is None:
+        return min(rung.flips.difference, WORTH_A_NULL)
+    return min(rung.flips.difference, rung.flips_over_foreign.difference)
+
+
+def p_value_of(rungs: Sequence[Rung]) -> float:
+    """Of no rung turning more images than both nulls do, corrected for the number of rungs.
+
+    Exact McNemar tests; a rung stands by the larger of its two p (both nulls have to fall), a ladder by
+    the smallest of its rungs' times their number (Bonferroni). A rung whose null was not drawn had
+    nothing to compare: its p is 1.
+    """
+    found = [
+        max(rung.flips.p_value, rung.flips_over_foreign.p_value)
+        for rung in rungs
+        if rung.flips_over_foreign is not None
+    ]
+    return min(1.0, len(rungs) * min(found, default=1.0))
+
+
+def with_scores(item: ClassShortcut) -> ClassShortcut:
+    """`item` with what its own counts say: p, score and best rung, strength and sufficiency."""
+    rungs = item.ladder
+    if not rungs:
+        return item
+    scores = [score_of(rung) for rung in rungs]
+    best = _smallest_of_most(rungs)
+    halves = sorted(rung.share for rung in rungs if rung.flip_rate >= _HALF)
+    enough = sorted(r.share for r in rungs if r.sufficiency is not None and r.sufficiency >= _HALF)
+    return item.model_copy(
+        update={
+            "p_value": p_value_of(rungs),
+            "score": max(scores),
+            "rung": best,
+            "strength_share": halves[0] if halves else None,
+            "sufficient_share": enough[0] if enough else None,
+        }
+    )
+
+
+def _smallest_of_most(rungs: Sequence[Rung]) -> int:
+    """Place of the smallest rung that does most of what the best one does."""
+    scores = [score_of(rung) for rung in rungs]
+    enough = [n for n, score in enumerate(scores) if score >= min(_MOST * max(scores), max(scores))]
+    return min(enough, key=lambda place: (rungs[place].share, place))
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A class on trial."""
+
+    item: ClassShortcut
+    rung: Rung
+    q_value: float
+
+    @property
+    def score(self) -> float:
+        return self.item.score or 0.0
+
+    @property
+    def comparisons(self) -> list[Paired]:
+        nulls = [self.rung.flips, self.rung.flips_over_foreign]
+        return [null for null in nulls if null is not None]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the score: of the comparison that limits it most."""
+        return min(pair.interval[1] for pair in self.comparisons)
+
+    @property
+    def low(self) -> float:
+        return min(pair.interval[0] for pair in self.comparisons)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.score >= EFFECT and self.q_value <= SIGNIFICANT and self.low > 0:
+            return "shortcut"
+        return "no shortcut" if self.score < EFFECT and self.high < RULED_OUT else "inconclusive"
+
+
+def decided(items: Sequence[ClassShortcut]) -> list[ClassShortcut]:
+    """`items` (`with_scores`) with adjusted p, verdict, what else it could be, and the reason."""
+    adjusted = adjusted_p_values([item.p_value for item in items])
+    told = []
+    for item, q_value in zip(items, adjusted, strict=True):
+        if item.best is None or q_value is None:
+            told.append(item)
+            continue
+        case = _Case(item, item.best, q_value)
+        confounds = _confounds(item)
+        told.append(
+            item.model_copy(
+                update={
+                    "q_value": q_value,
+                    "verdict": case.verdict,
+                    "confounds": confounds,
+                    "extent": item.extent if case.verdict != "no shortcut" else None,
+                    "reason": _reason(case, confounds),
+                    "needed": _needed(case) if case.verdict == "inconclusive" else "",
+                }
+            )
+        )
+    return told
+
+
+def extent_of(
+    rungs: Sequence[Rung],
+    orbits: Sequence[np.ndarray],
+    importance: np.ndarray,
+    grid: FrequencyGrid,
+) -> Extent:
+    """Which orbits turn the images: those of the smallest rung that does most of what the best one does.
+
+    `orbits`: numbers of each rung's orbits, the most important first; `importance` (n_orbits,).
+    """
+    place = _smallest_of_most(rungs)
+    rung, own = rungs[place], np.asarray(orbits[place])
+    ladder = max((o for o, r in zip(orbits, rungs, strict=True) if r.ring is None), key=len, default=own)
+    if rung.ring is None:
+        # Orbits further down that matter nearly as much belong to it.
+        also = np.asarray(ladder)[len(own) : _NARROW]
+        own = np.concatenate([own, also[importance[also] >= importance[own[0]] / 4]])
+    radius = grid.radius[own]
+    members = grid.members[own].astype(float)
+    return Extent(
+        band=_band(radius, members, grid),
+        narrow=rung.ring is None and len(own) <= _NARROW and not _any_wave_will_do(rung, own, grid),
+        direction=_direction(own, members, grid),
+        radius=(float(radius.min()), float(radius.max())),
+        orbits=tuple((int(grid.u[o]), int(grid.v[o])) for o in own[:_NARROW]),
+        n_orbits=len(own),
+    )
+
+
+def _band(radius: np.ndarray, members: np.ndarray, grid: FrequencyGrid) -> str:
+    nyquist = min(grid.height, grid.width) / 2
+    share = radius / nyquist
+    held = {
+        "low": members[share < 0.25].sum(),
+        "mid": members[(share >= 0.25) & (share < 0.75)].sum(),
+        "high": members[share >= 0.75].sum(),
+    }
+    name = max(held, key=lambda each: held[each])
+    return name if held[name] >= 2 / 3 * members.sum() else "all"
+
+
+def _any_wave_will_do(rung: Rung, own: np.ndarray, grid: FrequencyGrid) -> bool:
+    """Whether random waves of the same radii turn as many images, where there are others to draw."""
+    if rung.flips_over_random is None:
+        return False
+    rings = np.rint(grid.radius)
+    n_there = int(np.isin(rings, np.unique(rings[own])).sum())
+    return n_there >= 4 * len(own) and rung.flips_over_random.difference < rung.flip_rate / 2
+
+
+def _direction(own: np.ndarray, members: np.ndarray, grid: FrequencyGrid) -> float | None:
+    """Mean direction in degrees where all waves run within about 20 degrees of it."""
+    doubled = np.exp(2j * np.radians(grid.angle[own]))
+    mean = (members * doubled).sum() / members.sum()
+    if abs(mean) < math.cos(math.radians(40)):
+        return None
+    return round(float(np.degrees(np.angle(mean)) / 2), 1)
+
+
+def _confounds(item: ClassShortcut) -> tuple[Confound, ...]:
+    found: list[Confound] = []
+    ladder = [rung for rung in item.ladder if rung.ring is None]
+    empty = min(ladder, key=lambda rung: rung.n_orbits)
+    if empty.kept_foreign is not None and (empty.kept_foreign.value or 0) >= _DEFAULT:
+        found.append("default class")
+    colour = item.colour
+    if colour is not None and colour.difference >= _COLOUR and colour.p_value <= SIGNIFICANT:
+        found.append("colour")
+    nulls = [r for r in ladder if r.losses is not None and r.losses_over_random is not None]
+    if any(
+        (r.losses.first.value or 0) - (r.losses_over_random.first.value or 0) >= _FRAGILE  # type: ignore[union-attr]
+        and r.losses_over_random.difference < r.losses.difference / 2  # type: ignore[union-attr]
+        for r in nulls
+    ):
+        found.append("fragile")
+    return tuple(found)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}%" if value == 0 or abs(value) > 0.0095 else f"{100 * value:.1f}%"
+
+
+def _what(item: ClassShortcut, rung: Rung) -> str:
+    """The orbits in words: `3 orbits near 15 cycles/image, 0.6% of the spectrum`."""
+    count = f"{rung.n_orbits} orbit{'s' if rung.n_orbits > 1 else ''}"
+    low, high = rung.radius
+    where = f"near {low:.0f}" if high - low < 1.5 else f"of {low:.0f}–{high:.0f}"
+    share = f"{100 * rung.share:.2g}% of the spectrum"
+    return f"{count} {where} cycles/image, {share}"
+
+
+def _reason(case: _Case, confounds: Sequence[Confound]) -> str:
+    item, rung = case.item, case.rung
+    name = f"“{item.class_name}”"
+    what = _what(item, rung)
+    turned = f"turn{'s' if rung.n_orbits == 1 else ''}"
+    text = f"{what}, {turned} {_percent(max(rung.flip_rate, 0))} of other images into {name}"
+    null = _null_words(rung)
+    if case.verdict == "shortcut":
+        text += null
+        drop = rung.necessity_drop
+        if drop is not None:
+            text += (
+                f"; removing them costs {name} {100 * drop:.0f} points"
+                if drop >= 0.005
+                else f"; {name} does not fall when they are removed"
+            )
+        text += "."
+    elif case.verdict == "no shortcut":
+        text = (
+            f"No sliver of the spectrum turns other images into {name}: at most"
+            f" {_percent(max(case.score, 0))} over what other images' orbits do (up to"
+            f" {_percent(case.high)} cannot be excluded)."
+        )
+    else:
+        text += (
+            f"{null}; too few images to tell"
+            f" ({_percent(case.low)} to {_percent(case.high)} over the nulls, q {case.q_value:.2g})."
+        )
+    return " ".join([text, *(_confound_words(each, item) for each in confounds)])
+
+
+def _null_words(rung: Rung) -> str:
+    said = []
+    if rung.flips_over_foreign is not None:
+        null = (rung.flips_over_foreign.second.value or 0) - (rung.flips.second.value or 0)
+        said.append(f"the same of other images {_percent(max(null, 0))}")
+    if rung.flips_over_random is not None:
+        null = (rung.flips_over_random.second.value or 0) - (rung.flips.second.value or 0)
+        said.append(f"random ones of the same radii {_percent(max(null, 0))}")
+    return f" ({', '.join(said)})" if said else ""
+
+
+def _confound_words(confound: Confound, item: ClassShortcut) -> str:
+    name = f"“{item.class_name}”"
+    if confound == "default class":
+        empty = min((r for r in item.ladder if r.ring is None), key=lambda rung: rung.n_orbits)
+        assert empty.kept_foreign is not None
+        return (
+            f"{_percent(empty.kept_foreign.value or 0)} of nearly empty images of other classes are"
+            f" called {name}: a default class, so that its rates under a mask say little."
+        )
+    if confound == "colour":
+        assert item.colour is not None
+        return (
+            f"Mean colour alone turns {_percent(item.colour.difference)} of other images into {name}: a"
+            " colour cue, which no orbit is to blame for."
+        )
+    return f"{name} is fragile: removing random orbits of the same radii costs it about as much."
+
+
+def _needed(case: _Case) -> str:
+    """What would decide it: judgement images at which the interval would be narrow enough."""
+    n = case.rung.flips.n
+    rate = min(max(case.score, 0.0), 1.0)
+    target = EFFECT if rate >= (EFFECT + RULED_OUT) / 2 else RULED_OUT
+    for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        more = math.ceil(n * factor)
+        low, high = proportion_interval(round(rate * more), more)
+        if (rate >= target and low > 0.6 * EFFECT) or (rate < target and high < RULED_OUT):
+            break
+    step = 10 ** max(0, math.floor(math.log10(more)) - 1)
+    enough = math.ceil(more / step) * step
+    return (
+        f"About {enough} judgement images of “{case.item.class_name}”, and as many of other classes,"
+        f" would decide it (here {case.item.n_judge})."
+    )
