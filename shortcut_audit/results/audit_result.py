@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "AuditResult", "GridShape", "SkippedImage"]
 
-FORMAT = 3
+FORMAT = 4
 
 F = TypeVar("F", bound=BaseModel)
 _NO_MODEL = "This is an audit of data, without a model."
