@@ -248,3 +248,51 @@ def block_lines_of(height: int, width: int, block: int, top: int = 0, left: int 
         for place in ((y - top) % block, (x - left) % block):
             lines[y, x] += (place == 0) - (place == block - 1)
     return lines
+
+
+def transplant_bins(receiver: np.ndarray, donor: np.ndarray, bins: set[tuple[int, int]]) -> np.ndarray:
+    """Image (C, H, W) `receiver` with the coefficients of `donor` at `bins` in place of its own.
+
+    Full complex transforms; every bin is exchanged by itself, in every channel by itself.
+    """
+    mixed = np.fft.fft2(receiver.astype(np.float64))
+    given = np.fft.fft2(donor.astype(np.float64))
+    height, width = receiver.shape[-2:]
+    for channel, (u, v) in itertools.product(range(len(receiver)), bins):
+        mixed[channel, u % height, v % width] = given[channel, u % height, v % width]
+    whole = np.fft.ifft2(mixed)
+    # Bins without their conjugates would show here.
+    assert np.abs(whole.imag).max() < 1e-9
+    return whole.real
+
+
+def radius_of(height: int, width: int, bin_: tuple[int, int]) -> float:
+    """Cycles per shorter side of a bin of the full plane, by its smallest frequencies."""
+    u, v = bin_[0] % height, bin_[1] % width
+    u, v = min(u, height - u), min(v, width - v)
+    return math.hypot(u / height, v / width) * min(height, width)
+
+
+def ring_bins(height: int, width: int, number: int, n_rings: int) -> set[tuple[int, int]]:
+    """Bins of one of `n_rings` rings of equal width up to Nyquist, from 1; the last has the corners."""
+    ring_width = min(height, width) / 2 / n_rings
+    found = set()
+    for bin_ in itertools.product(range(height), range(width)):
+        radius = radius_of(height, width, bin_)
+        # A radius on a border belongs to the ring above it.
+        ring = min(math.floor(radius / ring_width + 1e-9), n_rings - 1) + 1
+        if bin_ != (0, 0) and ring == number:
+            found.add(bin_)
+    return found
+
+
+def light_orbits_of(
+    ranked: Sequence[int], energy_share: Sequence[float], together: float, at_most: int
+) -> list[int]:
+    """Walk down a ranking, taking what is no more than half of what is left of `together`."""
+    taken: list[int] = []
+    for orbit in ranked:
+        spent = math.fsum(energy_share[other] for other in taken)
+        if len(taken) < at_most and energy_share[orbit] <= (together - spent) / 2:
+            taken.append(orbit)
+    return taken or [min(ranked, key=lambda orbit: energy_share[orbit])]
