@@ -28,6 +28,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/hierarchical_search.py --output reports/benchmarks/hierarchical_search.md
 	$(if $(DATA),$(BIN)/python benchmarks/training.py --data "$(DATA)/cifar10_lossless.npz" --output reports/benchmarks/training.md)
 	$(if $(DATA),$(BIN)/python benchmarks/searches.py --data "$(DATA)" --output reports/benchmarks/searches.md)
+	$(if $(DATA),$(BIN)/python benchmarks/verdicts.py --data "$(DATA)" --output reports/benchmarks/verdicts.md)
 	$(if $(DATA),$(BIN)/python benchmarks/learned_search.py --data "$(DATA)/cifar10_lossless.npz::train" --checkpoint "$(DATA)/checkpoints/resnet20-12fca82f.th" --output reports/benchmarks/learned_search.md)
 
 clean:
