@@ -103,6 +103,8 @@ class Case:
     rings: tuple[int, ...]
     partners: list[Partners] = field(default_factory=list)
     called: list[Called] = field(default_factory=list)
+    # How often its verdict was taken: once more whenever more images were taken.
+    looks: int = 1
 
     def outcome(self, draw: int, trial: Trial) -> NDArray[np.bool_] | None:
         return self.called[draw].get(trial) if draw < len(self.called) else None

@@ -140,6 +140,8 @@ class Shortcuts:
             ]
             if not open_cases:
                 break
+            for case in open_cases:
+                case.looks += 1
             for _ in range(further):
                 draw += 1
                 shards = []
@@ -179,8 +181,9 @@ class Shortcuts:
         """Some trials of a class on the first `n_images` of its judgement images, block by block."""
         if not trials:
             return []
-        if len(case.partners) <= draw:
-            case.partners.append(partners_of(outline, images, case.class_index, draw))
+        # A class may be open again that was decided when others first took more images.
+        while len(case.partners) <= draw:
+            case.partners.append(partners_of(outline, images, case.class_index, len(case.partners)))
         work = trials_work(outline, images, case, trials, draw)
         end = outline.judge_rows[case.class_index][0] + n_images
         return [
@@ -218,7 +221,7 @@ class Shortcuts:
                 colour=pair_of(case, 0, Trial("colour"), Trial("colour foreign")),
                 **example_fields(images, index, counts.examples.get(index)),
             )
-            scored = with_scores(item)
+            scored = with_scores(item, case.looks)
             importance = importance_of(outline, found, case.column)
             extent = extent_of(ladder, orbits, importance, outline.grid)
             items.append(scored.model_copy(update={"extent": extent}))

@@ -58,23 +58,27 @@ def score_of(rung: Rung) -> float:
     return min(rung.flips.difference, rung.flips_over_foreign.difference)
 
 
-def p_value_of(rungs: Sequence[Rung]) -> float:
-    """Of no rung turning more images than both nulls do, corrected for the number of rungs.
+def p_value_of(rungs: Sequence[Rung], looks: int = 1) -> float:
+    """Of no rung turning more images than both nulls do, corrected for the number of rungs and `looks`.
 
     Exact McNemar tests; a rung stands by the larger of its two p (both nulls have to fall), a ladder by
-    the smallest of its rungs' times their number (Bonferroni). A rung whose null was not drawn had
-    nothing to compare: its p is 1.
+    the smallest of its rungs' times their number (Bonferroni), and once more for every time that more
+    images were taken because the case was open. A rung whose null was not drawn had nothing to compare:
+    its p is 1.
     """
     found = [
         max(rung.flips.p_value, rung.flips_over_foreign.p_value)
         for rung in rungs
         if rung.flips_over_foreign is not None
     ]
-    return min(1.0, len(rungs) * min(found, default=1.0))
+    return min(1.0, looks * len(rungs) * min(found, default=1.0))
 
 
-def with_scores(item: ClassShortcut) -> ClassShortcut:
-    """`item` with what its own counts say: p, score and best rung, strength and sufficiency."""
+def with_scores(item: ClassShortcut, looks: int = 1) -> ClassShortcut:
+    """`item` with what its own counts say: p, score and best rung, strength and sufficiency.
+
+    `looks`: how often a verdict was taken of it, this time included.
+    """
     rungs = item.ladder
     if not rungs:
         return item
@@ -84,7 +88,7 @@ def with_scores(item: ClassShortcut) -> ClassShortcut:
     enough = sorted(r.share for r in rungs if r.sufficiency is not None and r.sufficiency >= _HALF)
     return item.model_copy(
         update={
-            "p_value": p_value_of(rungs),
+            "p_value": p_value_of(rungs, looks),
             "score": max(scores),
             "rung": best,
             "strength_share": halves[0] if halves else None,
