@@ -121,8 +121,8 @@ def run_energy(subject: Subject, block: Block) -> Totals:
     """Sum over the block's images of each orbit's energy, averaged over channels."""
     grid = subject.grid
     rows, columns = (torch.from_numpy(part).to(block.images.device) for part in (grid.rows, grid.columns))
-    power = block.spectrum.abs().square().double().mean(dim=1)[:, rows, columns].sum(dim=0)
-    return {"energy": power.cpu().numpy() * grid.members, "n_images": np.array([len(block.images)])}
+    power = block.spectrum.abs().square().mean(dim=1)[:, rows, columns].cpu().double().sum(dim=0)
+    return {"energy": power.numpy() * grid.members, "n_images": np.array([len(block.images)])}
 
 
 def energies_of(
