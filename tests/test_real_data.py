@@ -143,9 +143,16 @@ def test_a_dry_run_at_224_counts_every_pass_and_writes_nothing(
     command("audit", *words, monkeypatch=monkeypatch)
     said = capfd.readouterr().out
     # 10 classes x 5 search images x (25,090 orbits, and a clean pass for each of 4 slices of orbits);
-    # 100 predictions; 50 judgement images x (10 maps + 1).
+    # 100 predictions; 50 judgement images x (their own map, 3 others, and none).
+    kept = 50 * 5
+    # Six rungs: all transplanted, four of them removed. Three with a null of foreign and one of random
+    # orbits, two removed besides, two with random orbits removed; two rings with foreign ones, removed.
+    deciding = 6 + 4 + 3 + 3 + 2 + 2 + 2 * 2
+    # Four rungs kept of own images and of others, once at random; eight rings; two colours.
+    telling = 2 * 4 + 1 + 8 + 2
+    judged = kept + 50 * (deciding + telling)
     assert f"{10 * 5 * 25094:,} image passes" in said
-    assert f"{10 * 5 * 25094 + 100 + 550:,} image passes" in said
+    assert f"{10 * 5 * 25094 + 100 + judged:,} image passes" in said
     assert not (tmp_path / "run").exists()
 
 

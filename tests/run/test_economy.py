@@ -1,4 +1,4 @@
-"""Each image is decoded once and each FFT taken once."""
+"""Each image is decoded once and each FFT taken once a round."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from conftest import conv_model, random_images
 from torch import nn
 
 import shortcut_audit as sa
+from shortcut_audit.data.datasets import source_from
 from shortcut_audit.measures import interface
 from shortcut_audit.measures.searches import exact
+from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.report.html import render
+from shortcut_audit.results.settings import settings_from
+from shortcut_audit.run.audit import run_audit
+from shortcut_audit.run.engines.local import run_local
+from shortcut_audit.run.prepare import AuditRequest
 
 
 class CountingSet:
@@ -33,27 +39,44 @@ class CountingSet:
         return self.pairs[index]
 
 
-@pytest.mark.parametrize("passes_per_shard", [30, 8192])
-def test_every_image_is_decoded_once_and_transformed_once_and_once_more_for_the_search(
+SCATTERED = pytest.mark.xfail(
+    strict=True,
+    reason="shards of one block of images do not stand together in the rounds of the judgement",
+)
+
+
+@pytest.mark.parametrize("passes_per_shard", [pytest.param(10, marks=SCATTERED), 30, 8192])
+def test_every_image_is_decoded_once_and_transformed_once_a_round(
     passes_per_shard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interface, "PASSES_PER_SHARD", passes_per_shard)
     monkeypatch.setattr(exact, "PASSES_PER_SHARD", passes_per_shard)
-    n_transformed = 0
+    rounds: list[list[bytes]] = []
     original = interface.spectrum_of
 
-    def counted(pixels: torch.Tensor) -> torch.Tensor:
-        nonlocal n_transformed
-        n_transformed += len(pixels)
+    def noted(pixels: torch.Tensor) -> torch.Tensor:
+        rounds[-1] += [image.numpy().tobytes() for image in pixels]
         return original(pixels)
 
-    monkeypatch.setattr(interface, "spectrum_of", counted)
+    def engine(*given: Any) -> None:
+        rounds.append([])
+        run_local(*given)
+
+    monkeypatch.setattr(interface, "spectrum_of", noted)
     images = CountingSet(12, 3)
-    result = sa.audit(conv_model(3, 3), images, images_per_class=8, batch_size=32)
+    request = AuditRequest(
+        model=LoadedModel(conv_model(3, 3), "test", "test", None),
+        source=source_from(images, None),
+        settings=settings_from({"images_per_class": 8, "batch_size": 32}),
+        command="test",
+    )
+    result = run_audit(request, engine=engine)
     render(result)
     assert sorted(images.n_decoded.tolist()) == [0] * 12 + [1] * 24
     assert result.provenance.data.n_used == 24
-    assert n_transformed == 24 + sum(result.provenance.data.n_search_by_class)
+    for each in rounds:
+        assert len(each) == len(set(each))
+    assert max(len(each) for each in rounds) == 24
 
 
 def test_the_model_is_left_as_it_was_found() -> None:
