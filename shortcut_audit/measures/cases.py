@@ -156,7 +156,7 @@ def case_of(
     ring = rings_of(grid, _N_RINGS)
     rings = tuple(
         number
-        for number in range(1, _N_RINGS + 1)
+        for number in range(1, _N_RINGS + 2)
         if (ring == number).any() and changed[ring == number].sum() <= _LIGHT_RING
     )
     short = [n for n in rungs if n < len(order)]
@@ -186,7 +186,7 @@ def n_trials(n_rungs: int) -> tuple[int, int]:
     """Trials of a class where every null is worth drawing: on all images, and on some."""
     n_nulls = min(_N_NULLS, n_rungs)
     half = len(_every_other(range(n_rungs)))
-    return n_rungs + half + 3 * n_nulls + 2 * _N_RING_NULLS + 1, 2 * half + _N_RINGS + 2 + 1
+    return n_rungs + half + 3 * n_nulls + 2 * _N_RING_NULLS + 1, 2 * half + _N_RINGS + 1 + 2 + 1
 
 
 Batch = tuple[list[Trial], int]

@@ -147,9 +147,12 @@ def light_order(
 
 
 def rings_of(grid: FrequencyGrid, n_rings: int) -> NDArray[np.int32]:
-    """Ring of each orbit (n_orbits,), 1 the lowest; equal widths up to Nyquist, the last with the
-    corners; 0 for DC alone."""
-    return (grid.bands(n_rings) + 1).astype(np.int32)
+    """Ring of each orbit (n_orbits,), 1 the lowest: `n_rings` of equal width up to Nyquist, one more for
+    the corners beyond it; 0 for DC alone."""
+    ring = (grid.bands(n_rings) + 1).astype(np.int32)
+    # A hair of tolerance: a radius right on the border may pass it in floating point.
+    ring[grid.radius > min(grid.height, grid.width) / 2 + 1e-9] = n_rings + 1
+    return ring
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ EFFECT = 0.10
 # What must be ruled out before it is called none.
 RULED_OUT = 0.15
 SIGNIFICANT = 0.05
+# A larger share of the spectrum is no sliver: what it does counts for less, so that it has to turn half
+# as many images again. Broad regions carry some of what any class looks like, and random orbits of the
+# same radii, a null for slivers, do not exist for them.
+SLIVER, BROAD = 0.10, 2 / 3
 # Below, an effect is not worth a null.
 WORTH_A_NULL = 0.05
 # Half of the images, and half of the way from chance to certainty.
@@ -51,11 +55,16 @@ _NARROW = 8
 def score_of(rung: Rung) -> float:
     """Share of other images turned into the class: over as they were, and over foreign donors.
 
-    Without that null an effect counts as no more than what is not worth one.
+    Without that null an effect counts as no more than what is not worth one; of more than a sliver of
+    the spectrum it counts for less (`BROAD`).
     """
     if rung.flips_over_foreign is None:
         return min(rung.flips.difference, WORTH_A_NULL)
-    return min(rung.flips.difference, rung.flips_over_foreign.difference)
+    return _weight(rung) * min(rung.flips.difference, rung.flips_over_foreign.difference)
+
+
+def _weight(rung: Rung) -> float:
+    return 1.0 if rung.share <= SLIVER else BROAD
 
 
 def p_value_of(rungs: Sequence[Rung], looks: int = 1) -> float:
@@ -124,11 +133,11 @@ class _Case:
     @property
     def high(self) -> float:
         """Upper end of the score: of the comparison that limits it most."""
-        return min(pair.interval[1] for pair in self.comparisons)
+        return _weight(self.rung) * min(pair.interval[1] for pair in self.comparisons)
 
     @property
     def low(self) -> float:
-        return min(pair.interval[0] for pair in self.comparisons)
+        return _weight(self.rung) * min(pair.interval[0] for pair in self.comparisons)
 
     @property
     def verdict(self) -> Verdict:
