@@ -493,9 +493,9 @@ def lines_of(
         f"| passes of the verdicts over those of the search | below 1 | {np.median(spent):.2f}"
         f" ({min(spent):.2f}–{max(spent):.2f}) |",
         "",
-        "Plants:",
+        "Plants (orbits named, of those that turn some by themselves, of those planted):",
         "",
-        "| network | accuracy | class | kind | true content turns | verdict | score | q | orbits named, used alone, planted |",
+        "| network | accuracy | class | kind | true content turns | verdict | score | q | named |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for case, each in planted:
