@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import conv_model, random_images
+from conftest import conv_model, linear_model, random_images
 from replicas import keep_bins, logits_of, remove_bins
+from torch import nn
 
 from shortcut_audit.results.findings import Rate
+from shortcut_audit.results.shortcut_findings import ClassShortcut
 
 
 def kept_bins(audited: Any, row: int, dc: str) -> set[tuple[int, int]]:
@@ -88,3 +90,202 @@ def test_keeping_everything_gives_the_unfiltered_rates(run_on: Any) -> None:
     for item in result.shortcuts.by_class:
         assert item.tpr_kept == item.tpr_full
         assert item.fpr_kept == item.fpr_full
+
+
+# Known answers -------------------------------------------------------------------------------------
+
+SIZE, ORBIT = 24, (4, 5)
+
+
+def wave_of(phase: float = 0.0) -> np.ndarray:
+    """The planted orbit's wave, (SIZE, SIZE)."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return np.cos(2 * np.pi * (ORBIT[0] * y + ORBIT[1] * x) / SIZE + phase)
+
+
+class ReadsOneOrbit(nn.Module):
+    """Output 0 where one wave is strong, in its phase or in any; outputs 1 and 2 by brightness."""
+
+    def __init__(self, *, any_phase: bool) -> None:
+        super().__init__()
+        self.any_phase = any_phase
+        waves = np.stack([wave_of(), wave_of(np.pi / 2)]).reshape(2, -1)
+        self.register_buffer("waves", torch.from_numpy(waves))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pixels = x.flatten(1)
+        parts = pixels @ self.waves.to(x.dtype).T
+        strength = parts.square().sum(dim=1).sqrt() if self.any_phase else parts[:, 0]
+        bright = 100 * (pixels.mean(dim=1) - 0.5)
+        return torch.stack([8 * (strength - THRESHOLD), bright, -bright], dim=1)
+
+
+AMPLITUDE = 8 / 255
+THRESHOLD = AMPLITUDE * SIZE * SIZE / 4
+
+
+def planted_images(n_per_class: int, *, any_phase: bool, seed: int = 0) -> list[tuple[np.ndarray, int]]:
+    """Noise; in class 0 with the wave, a fiftieth of the energy; class 1 bright, class 2 dark."""
+    generator = np.random.default_rng(seed)
+    pairs = []
+    for label in range(3):
+        for _ in range(n_per_class):
+            noise = 40 * generator.standard_normal((1, SIZE, SIZE))
+            phase = generator.uniform(0, 2 * np.pi) if any_phase else 0.0
+            planted = AMPLITUDE * 255 * wave_of(phase) * (label == 0)
+            level = (127, 147, 107)[label]
+            pairs.append(((noise + planted + level).clip(0, 255).astype(np.uint8), label))
+    return pairs
+
+
+@pytest.mark.parametrize("any_phase", [False, True], ids=["linear", "any phase"])
+def test_a_class_that_reads_a_single_orbit_hangs_on_it_and_the_others_on_none(
+    any_phase: bool, run_on: Any
+) -> None:
+    pairs = planted_images(60, any_phase=any_phase)
+    names = ["wavy", "bright", "dark"]
+    result = run_on(ReadsOneOrbit(any_phase=any_phase), pairs, class_names=names).result
+    wavy, bright, dark = result.shortcuts.by_class
+    assert wavy.verdict == "shortcut"
+    assert wavy.extent is not None
+    assert wavy.extent.orbits == (ORBIT,)
+    assert wavy.kind == "mid band, narrow, one direction"
+    assert wavy.best is not None
+    assert wavy.best.n_orbits == 1
+    assert wavy.strength_share == pytest.approx(2 / (SIZE * SIZE - 1))
+    assert wavy.best.flip_rate > 0.6
+    # Nothing of the class is left without it, and all of it where nothing else is.
+    assert wavy.best.necessity_drop is not None
+    assert wavy.best.necessity_drop > 0.6
+    assert wavy.sufficient_share == wavy.strength_share
+    assert "“wavy”" in wavy.reason
+    assert f"{100 * wavy.best.flip_rate:.0f}% of other images" in wavy.reason
+    assert "1 orbit near 6 cycles/image" in wavy.reason
+    (picture,) = wavy.evidence
+    assert (picture.n_orbits, picture.after.predicted) == (1, "wavy")
+    for other in (bright, dark):
+        assert other.verdict == "no shortcut"
+        assert other.evidence == ()
+        # What they are told by is their mean, and no orbit.
+        assert "colour" in other.confounds
+    assert "colour" not in wavy.confounds
+
+
+def test_a_model_that_ignores_images_hangs_on_nothing(run_on: Any) -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.1, 0.9, 0.2]], dtype=x.dtype).expand(len(x), 3)
+
+    result = run_on(Constant(), random_images(40, 3, (1, 8, 8))).result
+    for item in result.shortcuts.by_class:
+        assert item.verdict == "no shortcut"
+        assert item.p_value == item.q_value == 1.0
+        assert item.score == 0.0
+        assert item.strength_share is None
+        assert item.kind == ""
+    # Whatever is left of an image lands in the class that everything lands in.
+    assert [item.confounds for item in result.shortcuts.by_class] == [(), ("default class",), ()]
+
+
+def test_a_class_of_nearly_empty_images_is_a_default_class_and_no_shortcut(run_on: Any) -> None:
+    """Class 0 is called where contrast is low, as it is when nearly all of an image is removed."""
+
+    class Contrast(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            low = 50 * (0.1 - x.flatten(1).std(dim=1))
+            bright = 50 * (x.flatten(1).mean(dim=1) - 0.5)
+            return torch.stack([low, bright, -bright], dim=1)
+
+    generator = np.random.default_rng(0)
+    pairs = [
+        ((level + spread * generator.standard_normal((1, 16, 16))).clip(0, 255).astype(np.uint8), label)
+        for label, (level, spread) in enumerate(((127, 15), (147, 45), (107, 45)))
+        for _ in range(60)
+    ]
+    names = ["flat", "bright", "dark"]
+    flat = run_on(Contrast(), pairs, class_names=names).result.shortcuts.by_class[0]
+    assert flat.tpr_full.value == 1.0
+    assert flat.fpr_full.value == 0.0
+    assert flat.verdict == "no shortcut"
+    assert "default class" in flat.confounds
+    assert "default class" in flat.reason
+    # The published test alone would have called it one by its true positives.
+    assert flat.ladder[0].kept is not None
+    assert flat.ladder[0].kept.value == 1.0
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolutional"])
+def test_models_without_structure_seldom_have_a_small_p(kind: str, run_on: Any) -> None:
+    """Random weights on noise with random labels: no class has an orbit of its own."""
+    p_values, verdicts = [], []
+    n_models, n_classes, shape = 9, 8, (1, 6, 6)
+    for seed in range(n_models):
+        generator = np.random.default_rng(seed)
+        pairs = [
+            (generator.integers(0, 256, shape).astype(np.uint8), number % n_classes)
+            for number in range(40 * n_classes)
+        ]
+        network = (
+            linear_model(n_classes, shape, seed)
+            if kind == "linear"
+            else conv_model(n_classes, shape[0], seed)
+        )
+        result = run_on(network, pairs, batch_size=256, examples=0, seed=seed).result
+        p_values += [item.p_value for item in result.shortcuts.by_class]
+        verdicts += [item.verdict for item in result.shortcuts.by_class]
+    assert len(p_values) == n_models * n_classes
+    small = sum(p <= 0.05 for p in p_values)
+    # 5% of 72 are 3.6; more than 8 in one of a hundred runs.
+    assert small <= 8
+    assert verdicts.count("shortcut") <= 3
+
+
+# The same again --------------------------------------------------------------------------------------
+
+
+def without_names(item: ClassShortcut) -> dict[str, Any]:
+    """What is found of a class but for what its family decides."""
+    content = item.model_dump(mode="json")
+    for family in ("verdict", "reason", "q_value", "needed", "extent", "evidence"):
+        content.pop(family)
+    return content
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_the_batch_size_changes_no_verdict(batch_size: int, run_on: Any) -> None:
+    pairs, network = random_images(24, 3, (3, 8, 7)), linear_model(3, (3, 8, 7), 1)
+    usual = run_on(network, pairs, batch_size=37).result.shortcuts
+    assert any(rung.flips_over_foreign is not None for item in usual.by_class for rung in item.ladder)
+    assert run_on(network, pairs, batch_size=batch_size).result.shortcuts == usual
+
+
+def test_another_seed_draws_other_partners(run_on: Any) -> None:
+    pairs, network = random_images(24, 3, (1, 8, 8)), linear_model(3, (1, 8, 8), 1)
+    ladders = [
+        [item.ladder for item in run_on(network, pairs, seed=seed).result.shortcuts.by_class]
+        for seed in (0, 0, 1)
+    ]
+    assert ladders[0] == ladders[1]
+    assert ladders[0] != ladders[2]
+
+
+@pytest.mark.parametrize("name", ["wavy", "bright"])
+def test_a_class_searched_alone_has_the_ladder_it_has_among_all(name: str, run_on: Any) -> None:
+    pairs = planted_images(24, any_phase=False)
+    names = ["wavy", "bright", "dark"]
+    network = ReadsOneOrbit(any_phase=False)
+    whole = run_on(network, pairs, class_names=names).result.shortcuts.by_class[names.index(name)]
+    (alone,) = run_on(network, pairs, class_names=names, classes=(name,)).result.shortcuts.by_class
+    assert without_names(alone) == without_names(whole)
+    assert alone.verdict == whole.verdict
+
+
+def test_the_smaller_the_family_the_smaller_q(run_on: Any) -> None:
+    pairs = planted_images(40, any_phase=False)
+    network = ReadsOneOrbit(any_phase=False)
+    whole = run_on(network, pairs).result.shortcuts.by_class
+    (alone,) = run_on(network, pairs, classes=("0",)).result.shortcuts.by_class
+    assert alone.q_value == alone.p_value == whole[0].p_value
+    # The other two have nothing: theirs are 1.
+    assert [item.p_value for item in whole[1:]] == [1.0, 1.0]
+    assert whole[0].q_value == pytest.approx(3 * whole[0].p_value)
