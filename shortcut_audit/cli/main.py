@@ -17,6 +17,7 @@ from shortcut_audit.cli.filter import filter_
 from shortcut_audit.cli.plant import plant
 from shortcut_audit.cli.report import report
 from shortcut_audit.cli.schema import schema
+from shortcut_audit.cli.selftest import selftest
 from shortcut_audit.cli.shift import shift
 from shortcut_audit.cli.synth import synth
 from shortcut_audit.cli.train import train
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "filter": filter_,
     "shift": shift,
     "demo": demo,
+    "selftest": selftest,
 }
 
 app = typer.Typer(
