@@ -107,13 +107,7 @@ def selftest_counts(result: SelfTestResult) -> list[tuple[str, str]]:
         ("planted orbits named (narrow used plants)", _recall(result, in_map=False)),
         ("planted orbits in the map (narrow used plants)", _recall(result, in_map=True)),
     ]
-    auc = result.auc
-    lines.append(
-        (
-            "AUROC of the score, used plants against clean classes",
-            f"{auc[0]:.3f} ({auc[1]:.2f}–{auc[2]:.2f})" if auc else "not measured",
-        )
-    )
+    lines.append(("AUROC of the score, used plants against clean classes", _auc(result)))
     if result.structure_free:
         lines += [
             ("models that learnt nothing: p below 0.05", _share(result.small_p)),
@@ -127,6 +121,16 @@ def selftest_counts(result: SelfTestResult) -> list[tuple[str, str]]:
         n_named = sum("colour" in item.confounds for item in casts)
         lines.append(("used colour casts named as colour", f"{n_named} of {len(casts)}"))
     return lines
+
+
+def _auc(result: SelfTestResult) -> str:
+    found = result.auc
+    if found is None:
+        return "none to count"
+    auc, low, high = found
+    # Where all pairs are in order the interval has no width, however few they are.
+    interval = f" ({low:.2f}–{high:.2f})" if auc < 1 else ""
+    return f"{auc:.3f}{interval}, {result.hits.n} against {result.false_alarms.n}"
 
 
 def _share(rate: Rate) -> str:
@@ -146,7 +150,13 @@ def selftest_meaning(result: SelfTestResult) -> str:
     if result.passed:
         text = (
             "On this machine, with these versions, the audit finds the shortcuts that were planted"
-            " for it and leaves classes without one alone."
+            " for it"
+            + (
+                f", and calls {alarms.hits} of {alarms.n} classes without one a shortcut too, which is"
+                " let pass."
+                if alarms.hits
+                else " and leaves classes without one alone."
+            )
         )
     else:
         text = (
@@ -190,7 +200,7 @@ def selftest_figure(result: SelfTestResult) -> Figure:
     axes.set(
         xlabel="score (orange: shortcut, yellow: inconclusive, blue: no shortcut)", xlim=(-0.2, 1.02)
     )
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.5, -0.5)
     sns.despine(figure)
     return figure
 

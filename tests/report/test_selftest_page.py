@@ -140,6 +140,7 @@ def test_counts_name_every_group() -> None:
     assert counts["clean classes called shortcut"].startswith("1 of 4 ")
     assert counts["planted orbits named (narrow used plants)"] == "0.50 on average over 1"
     assert counts["planted orbits in the map (narrow used plants)"] == "1.00 on average over 1"
+    assert counts["AUROC of the score, used plants against clean classes"] == "1.000, 1 against 4"
     assert counts["used colour casts named as colour"] == "1 of 1"
     assert counts["classes told by the lack of others' plants"] == "1, 1 of them called shortcut"
     assert counts["models that learnt nothing: p below 0.05"] == "none to count"
@@ -150,6 +151,7 @@ def test_a_pass_says_how_few_cases_it_rests_on() -> None:
     passed = selftest_meaning(made())
     assert "leaves classes without one alone" in passed
     assert "1 used plants and 4 clean classes, which is few" in passed
+    assert "calls 1 of 4 classes without one a shortcut too" in selftest_meaning(made(alarms=1))
     failed = selftest_meaning(made(alarms=3))
     assert "3 of 4 clean classes were called shortcuts." in failed
     assert "Do not rely" in failed
