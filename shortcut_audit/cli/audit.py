@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from shortcut_audit.run.prepare import AuditRequest
 
 __all__ = ["audit", "run_and_show"]
+
+# Reasons in the terminal; the page has every other.
+_MAX_REASONS = 10
 
 
 def _setting(field: str, *flags: str) -> Any:
@@ -190,6 +194,7 @@ def run_and_show(
         search_sentences,
         truth_sentences,
     )
+    from shortcut_audit.report.verdict_words import reasons
     from shortcut_audit.results.store import ARRAYS_FILE, RESULT_FILE
     from shortcut_audit.run.audit import run_audit
 
@@ -209,6 +214,11 @@ def run_and_show(
     for sentence in search_sentences(result):
         _say(sentence)
     print_classes(console, result)
+    told, n_more = reasons(result, _MAX_REASONS)
+    for item, reason in told:
+        _say(f"{item.verdict.capitalize()}: {reason}")
+    if n_more:
+        _say(f"... and {n_more} more, on the page.")
     for note in result.notes:
         _say(f"Note: {note}")
     for sentence in truth_sentences(result):
@@ -291,8 +301,10 @@ def _why(estimate: Estimate, settings: AuditSettings) -> str:
 
 
 def _say(text: str) -> None:
-    """Print plain text as it is: names of the user's are no markup."""
-    typer.echo(text)
+    """Print plain text: names of the user's are no markup, and steer no terminal."""
+    typer.echo(
+        "".join(c if c == "\n" or unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
+    )
 
 
 def _console(stderr: bool = False) -> Any:

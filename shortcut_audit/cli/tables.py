@@ -2,59 +2,119 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
-from shortcut_audit.report.summary import by_excess, percent
+from shortcut_audit.report.verdict_words import by_verdict, nulls_of, number_text
 from shortcut_audit.results.audit_result import AuditResult
-from shortcut_audit.results.findings import Fidelity, Rate
+from shortcut_audit.results.counts import Paired, Rate
+from shortcut_audit.results.findings import ClassMap
+from shortcut_audit.results.shortcut_findings import ClassShortcut, Verdict
 
 __all__ = ["print_classes"]
 
 MAX_ROWS = 25
+_WIDE = 100
+_STYLES: dict[Verdict, str] = {"shortcut": "bold red", "inconclusive": "bold yellow"}
 
 
 def print_classes(console: Console, result: AuditResult) -> None:
-    """Print the classes, highest TPR - FPR under their own map first."""
+    """Print the classes, shortcuts first, then what is open, then the rest, each by falling score."""
     screened = result.dominant_frequencies.search == "screened"
     maps = {item.class_name: item for item in result.dominant_frequencies.by_class}
     accuracy = dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True))
-    response = result.dominant_frequencies.response
+    order = by_verdict(result)
+    judged = any(item.ladder for item in order)
+    wide = console.width >= _WIDE
     table = Table(
-        title="TPR and FPR with only the map kept; 95% intervals; own + other images"
-        + ("\nfidelity: rank correlation / share found of the exact top share" if screened else ""),
+        title=_title(judged, screened),
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0) if wide else 0,
+        pad_edge=False,
+        show_edge=False,
         expand=False,
     )
-    columns = ["class", "accuracy", "TPR", "FPR", "reliability", "judged on"]
-    if screened:
-        columns.insert(5, "fidelity")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "class" else "right", min_width=len(column))
-    order = by_excess(result)
+    for column, least in _columns(judged, screened).items():
+        left = column in ("verdict", "class")
+        # A class's name gives way first: it is told again below, and on the page.
+        fold: OverflowMethod = "fold" if column == "class" else "ellipsis"
+        table.add_column(
+            column, justify="left" if left else "right", overflow=fold, min_width=least, max_width=24
+        )
     for item in order[:MAX_ROWS]:
-        reliability = maps[item.class_name].reliability[response].value
-        cells = [
-            _short(accuracy[item.class_name]),
-            _short(item.tpr_kept),
-            _short(item.fpr_kept),
-            f"{reliability:.2f}" if reliability is not None else "not measured",
-            f"{item.tpr_kept.n} + {item.fpr_kept.n}",
-        ]
-        if screened:
-            cells.insert(4, _fidelity(maps[item.class_name].fidelity))
-        table.add_row(Text(item.class_name), *cells)
+        found = maps[item.class_name]
+        reliability = _reliability(found, result.dominant_frequencies.response, screened)
+        table.add_row(
+            Text(item.verdict, style=_STYLES.get(item.verdict, "")),
+            Text(item.class_name),
+            _with_interval(accuracy[item.class_name].value, accuracy[item.class_name], wide),
+            *(_tests(item, wide) if judged else ()),
+            f"{_whole(item.tpr_kept.value).rstrip('%')} / {_whole(item.fpr_kept.value)}",
+            reliability,
+            f"{item.n_judge}",
+        )
     console.print(table)
     if len(order) > MAX_ROWS:
         console.print(f"... and {len(order) - MAX_ROWS} more classes, on the page and in the export.")
 
 
-def _fidelity(fidelity: Fidelity | None) -> str:
-    if fidelity is None or fidelity.rank_correlation is None or fidelity.overlap is None:
-        return "not measured"
-    return f"{fidelity.rank_correlation:.2f} / {fidelity.overlap:.2f}"
+def _title(judged: bool, screened: bool) -> str:
+    lines = ["TPR / FPR: own and other images called by the class when only its map is kept"]
+    if judged:
+        lines.insert(0, "nulls: the same orbits of other images, random orbits of the same radii")
+        lines.insert(0, "turned: other images called by the class once given its orbits, over before")
+    if screened:
+        lines.append("fidelity: share found of the exact top share; n: judgement images of the class")
+    else:
+        lines.append("n: judgement images of the class")
+    return "\n".join(lines)
 
 
-def _short(rate: Rate) -> str:
-    return f"{percent(rate.value)} ({100 * rate.low:.0f}-{100 * rate.high:.0f})"
+def _columns(judged: bool, screened: bool) -> dict[str, int]:
+    """Names of the columns, each with the width of the longest word that it may hold."""
+    tests = {"turned": 6, "nulls": 5, "q": 7} if judged else {}
+    reliability = "reliability\n/ fidelity" if screened else "reliability"
+    return {
+        "verdict": 12,
+        "class": 5,
+        "accuracy": 8,
+        **tests,
+        "TPR / FPR": 6,
+        reliability: 11,
+        "n": 3,
+    }
+
+
+def _tests(item: ClassShortcut, wide: bool) -> tuple[str, str, str]:
+    """What the best rung turns, what the nulls turn, and q."""
+    best = item.best
+    if best is None:
+        return ("–", "–", "–")
+    nulls = ", ".join(_whole(null) for null in nulls_of(item)) or "–"
+    return (_with_interval(best.flip_rate, best.flips, wide), nulls, number_text(item.q_value))
+
+
+def _reliability(found: ClassMap, response: str, screened: bool) -> str:
+    value = found.reliability[response].value  # type: ignore[index]
+    text = f"{value:.2f}" if value is not None else "not measured"
+    if not screened:
+        return text
+    fidelity = found.fidelity
+    known = fidelity is not None and fidelity.overlap is not None
+    return f"{text} / {fidelity.overlap:.2f}" if fidelity and known else f"{text} / –"
+
+
+def _whole(value: float | None) -> str:
+    """A share in whole percent, or a dash."""
+    return "–" if value is None else f"{100 * value:.0f}%".replace("-0%", "0%")
+
+
+def _with_interval(value: float | None, of: Rate | Paired, wide: bool) -> str:
+    """A share with its 95% interval where there is room for it."""
+    if not wide:
+        return _whole(value)
+    low, high = of.interval if isinstance(of, Paired) else (of.low, of.high)
+    return f"{_whole(value)} ({100 * low:.0f}-{100 * high:.0f})"

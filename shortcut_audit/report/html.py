@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +10,34 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
-from PIL import Image
 
 from shortcut_audit.report.data_page import data_page
-from shortcut_audit.report.figures import class_figure, image_uri, png_bytes
+from shortcut_audit.report.figures import LARGE, class_figure, image_uri, picture_uri, png_bytes
 from shortcut_audit.report.summary import (
-    by_excess,
     class_sentence,
     duration,
     fidelity_text,
-    headline,
     importance_words,
     interval_text,
+    measured_sentences,
     percent,
     search_sentences,
     truth_sentences,
+)
+from shortcut_audit.report.verdict_page import (
+    VerdictSection,
+    evidence_pixels,
+    flips_text,
+    nulls_text,
+    paired_text,
+    verdict_section,
+)
+from shortcut_audit.report.verdict_words import (
+    UNJUDGED,
+    by_verdict,
+    number_text,
+    reasons,
+    verdict_sentence,
 )
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import ClassMap, ClassShortcut, ExamplePrediction
@@ -35,6 +47,8 @@ __all__ = ["render", "write_report"]
 
 # Beyond this the page would grow heavy; the remaining classes stay in its table.
 MAX_PICTURED_CLASSES = 20
+# Reasons at the top; every pictured class has its own below.
+_MAX_REASONS = 5
 # Maps that repeat so well need no more images.
 _RELIABLE = 0.8
 _FORMS = (
@@ -62,6 +76,7 @@ class _ClassSection:
     shortcut: ClassShortcut
     found: ClassMap
     sentence: str
+    verdict: VerdictSection
     figure_uri: str
     examples: list[_Example]
     bands: list[dict[Hashable, Any]]
@@ -86,7 +101,14 @@ def render(result: AuditResult) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, interval=interval_text, duration=duration, fidelity=fidelity_text
+        percent=percent,
+        interval=interval_text,
+        duration=duration,
+        fidelity=fidelity_text,
+        number=number_text,
+        flips=flips_text,
+        nulls=nulls_text,
+        paired=paired_text,
     )
     content = data_page(result) if result.of_data else _model_page(result)
     return environment.get_template("data.html.j2" if result.of_data else "model.html.j2").render(
@@ -96,10 +118,16 @@ def render(result: AuditResult) -> str:
 
 def _model_page(result: AuditResult) -> dict[str, Any]:
     """What the template needs of an audit of a model."""
-    order = by_excess(result)
+    order = by_verdict(result)
+    told, n_more = reasons(result, _MAX_REASONS)
     maps = {item.class_name: item for item in result.dominant_frequencies.by_class}
     return {
-        "headline": headline(result),
+        "verdict_sentence": verdict_sentence(result),
+        "measured": measured_sentences(result),
+        "reasons": told,
+        "n_more_reasons": n_more,
+        "judged": any(item.verdict != "not judged" for item in order),
+        "unjudged": UNJUDGED,
         "order": order,
         "maps": maps,
         "accuracy": dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True)),
@@ -153,13 +181,14 @@ def _sections(
     result: AuditResult, order: list[ClassShortcut], maps: dict[str, ClassMap]
 ) -> list[_ClassSection]:
     bands = result.table("bands")
-    examples = _example_pixels(result)
+    examples, evidence = _example_pixels(result), evidence_pixels(result)
     return [
         _ClassSection(
             number=number,
             shortcut=item,
             found=maps[item.class_name],
             sentence=class_sentence(result, item),
+            verdict=verdict_section(item, evidence.get(item.class_name, [])),
             figure_uri=image_uri(png_bytes(class_figure(result, item.class_name)), "png"),
             examples=_examples(item, examples.get(item.class_name)),
             bands=bands[bands["class"] == item.class_name].to_dict("records"),
@@ -182,20 +211,9 @@ def _examples(item: ClassShortcut, pixels: NDArray[np.uint8] | None) -> list[_Ex
     return [
         _Example(
             caption=caption,
-            uri=_image_uri(image),
+            uri=picture_uri(image),
             prediction=item.example_predictions[form],  # type: ignore[index]
-            pixelated=image.shape[-1] < 128,
+            pixelated=image.shape[-1] < LARGE,
         )
         for (form, caption), image in zip(_FORMS, pixels, strict=True)
     ]
-
-
-def _image_uri(image: NDArray[np.uint8]) -> str:
-    """A (C, H, W) image as a data URI: lossless where it is small, WebP where that saves room."""
-    picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
-    stream = io.BytesIO()
-    if image.shape[-1] < 128:
-        picture.save(stream, format="PNG", optimize=True)
-        return image_uri(stream.getvalue(), "png")
-    picture.save(stream, format="WEBP", quality=90, method=4)
-    return image_uri(stream.getvalue(), "webp")

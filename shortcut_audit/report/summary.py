@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from shortcut_audit.report.verdict_words import verdict_sentence
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import (
     ClassMap,
@@ -26,6 +27,7 @@ __all__ = [
     "importance_words",
     "interval_text",
     "invitation_sentence",
+    "measured_sentences",
     "percent",
     "search_sentences",
     "truth_sentences",
@@ -64,16 +66,24 @@ def by_excess(result: AuditResult) -> list[ClassShortcut]:
 
 
 def headline(result: AuditResult) -> str:
-    """What was measured and what stands out, in two or three sentences."""
+    """What was found and what was measured: verdicts, accuracy, how many classes were searched."""
+    return f"{verdict_sentence(result)} {measured_sentences(result)}"
+
+
+def measured_sentences(result: AuditResult) -> str:
+    """Accuracy and how many classes were searched; the class that stands out where none was judged."""
     accuracy = result.predictions.accuracy
     model, data = result.model, result.provenance.data
-    n_maps = len(result.shortcuts.by_class)
-    return (
+    items = result.shortcuts.by_class
+    text = (
         f"{model.architecture} calls {percent(accuracy.value)} of {accuracy.n} images by their class"
         f" (95% interval {100 * accuracy.low:.1f}–{100 * accuracy.high:.1f}%)."
-        f" {n_maps} of {len(data.class_names)} classes were searched, each over all"
-        f" {result.grid.n_orbits:,} orbits. {class_sentence(result, by_excess(result)[0])}"
+        f" {len(items)} of {len(data.class_names)} classes were searched, each over all"
+        f" {result.grid.n_orbits:,} orbits."
     )
+    if any(item.verdict != "not judged" for item in items):
+        return text
+    return f"{text} {class_sentence(result, by_excess(result)[0])}"
 
 
 def class_sentence(result: AuditResult, item: ClassShortcut) -> str:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from shortcut_audit.results.audit_result import AuditResult
+    from shortcut_audit.results.counts import Paired, Rate
+    from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung
 
-__all__ = ["TABLES", "table_frames"]
+__all__ = ["TABLES", "null_share", "table_frames"]
 
 Chunk = dict[str, Any]
 
@@ -36,7 +38,7 @@ def _classes(result: AuditResult) -> Iterator[Chunk]:
                 "accuracy_low": accuracy.low,
                 "accuracy_high": accuracy.high,
                 "accuracy_n": accuracy.n,
-                "verdict": item.verdict,
+                **_verdict(item),
                 "kept_share": found.kept_share,
                 "n_orbits_kept": found.n_orbits_kept,
                 "tpr_kept": item.tpr_kept.value,
@@ -60,6 +62,108 @@ def _classes(result: AuditResult) -> Iterator[Chunk]:
             }
         )
     yield {column: [row[column] for row in rows] for column in rows[0]}
+
+
+def null_share(rung: Rung, null: Paired | None) -> float | None:
+    """Share of other images that a null turned: called by the class under it, less as they are.
+
+    `null`: `rung.flips_over_foreign` or `rung.flips_over_random`; None where it was not drawn.
+    """
+    if null is None or not null.n:
+        return None
+    return (null.second.value or 0.0) - (rung.flips.second.value or 0.0)
+
+
+def _verdict(item: ClassShortcut) -> Chunk:
+    """The verdict in columns; of the best rung what belongs to one rung."""
+    best = item.best
+    return {
+        "verdict": item.verdict,
+        "q_value": item.q_value,
+        "p_value": item.p_value,
+        "score": item.score,
+        "strength_share": item.strength_share,
+        "sufficient_share": item.sufficient_share,
+        "transplant_flip": best and best.flip_rate,
+        "transplant_null_foreign": best and null_share(best, best.flips_over_foreign),
+        "transplant_null_random": best and null_share(best, best.flips_over_random),
+        "necessity_drop": best and best.necessity_drop,
+        "n_orbits_best": best and best.n_orbits,
+        "share_best": best and best.share,
+        # Missing rather than empty: CSV cannot tell these apart.
+        "kind": item.kind or None,
+        "confounds": ",".join(item.confounds) or None,
+        "reason": item.reason or None,
+        "needed": item.needed or None,
+    }
+
+
+# Of each pair of outcomes of a rung, what the first and the second are.
+_PAIRS = {
+    "flips": ("after", "before"),
+    "flips_over_foreign": ("own", "null"),
+    "flips_over_random": ("own", "null"),
+    "losses": ("before", "after"),
+    "losses_over_random": ("null", "own"),
+    "kept_over_random": ("own", "null"),
+}
+_RATES = ("kept", "kept_foreign")
+
+
+def _ladder(result: AuditResult) -> Iterator[Chunk]:
+    """One row per searched class and rung, in the order of the ladder; none where nothing was judged."""
+    empty = True
+    for item in result.shortcuts.by_class:
+        rows = [
+            {"class": item.class_name, "rung": place, "best": place == item.rung, **_rung(rung)}
+            for place, rung in enumerate(item.ladder)
+        ]
+        if rows:
+            empty = False
+            yield {column: [row[column] for row in rows] for column in rows[0]}
+    if empty:
+        yield {column: [] for column in ("class", "rung", "best", *_LADDER_DTYPES)}
+
+
+def _rung(rung: Rung) -> Chunk:
+    """What was counted on one rung, and the rates of it; None where it was not measured."""
+    row = {
+        "n_orbits": rung.n_orbits,
+        "share": rung.share,
+        "energy_share": rung.energy_share,
+        "ring": rung.ring,
+        "radius_low": rung.radius[0],
+        "radius_high": rung.radius[1],
+    }
+    for name, outcomes in _PAIRS.items():
+        row |= _pair(name, outcomes, getattr(rung, name))
+    for name in _RATES:
+        row |= _rate(name, getattr(rung, name))
+    return {
+        **row,
+        "sufficiency": rung.sufficiency,
+        "transplant_null_foreign": null_share(rung, rung.flips_over_foreign),
+        "transplant_null_random": null_share(rung, rung.flips_over_random),
+    }
+
+
+def _pair(name: str, outcomes: tuple[str, str], pair: Paired | None) -> Chunk:
+    """Counts of two outcomes on the same images, and their difference with its interval and p."""
+    columns = ("n", *outcomes, "difference", "low", "high", "p_value")
+    values: tuple[float | None, ...] = (None,) * len(columns)
+    if pair is not None:
+        counts = (pair.n, pair.first.hits, pair.second.hits)
+        values = (*counts, pair.difference, *pair.interval, pair.p_value)
+    return {f"{name}_{column}": value for column, value in zip(columns, values, strict=True)}
+
+
+def _rate(name: str, rate: Rate | None) -> Chunk:
+    """A rate with its counts and interval."""
+    columns = ("n", "hits", "rate", "low", "high")
+    values: tuple[float | None, ...] = (None,) * len(columns)
+    if rate is not None:
+        values = (rate.n, rate.hits, rate.value, rate.low, rate.high)
+    return {f"{name}_{column}": value for column, value in zip(columns, values, strict=True)}
 
 
 def _orbits(result: AuditResult) -> Iterator[Chunk]:
@@ -209,13 +313,50 @@ def _data_bands(result: AuditResult) -> Iterator[Chunk]:
         yield {column: [row[column] for row in rows] for column in rows[0]}
 
 
-TABLES = {"classes": _classes, "orbits": _orbits, "bands": _bands}
+TABLES = {"classes": _classes, "orbits": _orbits, "bands": _bands, "ladder": _ladder}
 # The same names where the data alone were audited.
 _DATA_TABLES = {"classes": _data_classes, "orbits": _data_orbits, "bands": _data_bands}
 
 
+_VERDICT_NUMBERS = (
+    "q_value",
+    "p_value",
+    "score",
+    "strength_share",
+    "sufficient_share",
+    "transplant_flip",
+    "transplant_null_foreign",
+    "transplant_null_random",
+    "necessity_drop",
+    "share_best",
+)
+_LADDER_DTYPES = {
+    "n_orbits": "Int64",
+    "share": "float64",
+    "energy_share": "float64",
+    "ring": "Int64",
+    "radius_low": "float64",
+    "radius_high": "float64",
+    **{
+        f"{name}_{column}": "Int64" if column in ("n", *outcomes) else "float64"
+        for name, outcomes in _PAIRS.items()
+        for column in ("n", *outcomes, "difference", "low", "high", "p_value")
+    },
+    **{
+        f"{name}_{column}": "Int64" if column in ("n", "hits") else "float64"
+        for name in _RATES
+        for column in ("n", "hits", "rate", "low", "high")
+    },
+    "sufficiency": "float64",
+    "transplant_null_foreign": "float64",
+    "transplant_null_random": "float64",
+}
 # Columns that may hold missing values: a chunk of nothing else must not change their type.
 _DTYPES = {
+    **dict.fromkeys(_VERDICT_NUMBERS, "float64"),
+    "n_orbits_best": "Int64",
+    **dict.fromkeys(("kind", "confounds", "reason", "needed"), "string"),
+    **_LADDER_DTYPES,
     "rank": "Int64",
     "n_probed": "Int64",
     "images_enough": "Int64",
@@ -236,12 +377,14 @@ _DTYPES = {
 def table_frames(result: AuditResult, name: str) -> Iterator[pd.DataFrame]:
     """Table `name` in chunks of whole classes, so that a thousand classes need not fit at once.
 
-    Raises ResultError for an unknown table.
+    Raises ResultError for an unknown table, and for `ladder` where there is no model.
     """
     import pandas as pd
 
-    if name not in TABLES:
-        raise ResultError(f"There is no table {name!r}.", f"Tables are: {', '.join(TABLES)}.")
-    for chunk in (_DATA_TABLES if result.of_data else TABLES)[name](result):
+    tables = _DATA_TABLES if result.of_data else TABLES
+    if name not in tables:
+        what = "no table" if name not in TABLES else "in an audit of data alone no table"
+        raise ResultError(f"There is {what} {name!r}.", f"Tables are: {', '.join(tables)}.")
+    for chunk in tables[name](result):
         frame = pd.DataFrame(chunk)
         yield frame.astype({column: _DTYPES[column] for column in frame if column in _DTYPES})

@@ -18,7 +18,6 @@ from shortcut_audit.report.html import render
 from shortcut_audit.report.summary import (
     class_sentence,
     fidelity_text,
-    headline,
     importance_words,
     search_sentences,
 )
@@ -42,6 +41,8 @@ def _words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures have tests of their own, and take most of a page's time."""
     monkeypatch.setattr("shortcut_audit.report.html.class_figure", lambda result, name: None)
     monkeypatch.setattr("shortcut_audit.report.html.png_bytes", lambda figure: b"")
+    monkeypatch.setattr("shortcut_audit.report.verdict_page.ladder_figure", lambda item: None)
+    monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda figure: b"")
 
 
 @pytest.fixture(params=OPTIONS)
@@ -71,7 +72,6 @@ def test_only_screened_maps_are_tagged_as_estimates_each_with_its_fidelity(route
     assert ("Fidelity" in words(page)) == screened
     for item in result.shortcuts.by_class:
         assert ("screened estimate" in class_sentence(result, item)) == screened
-    assert ("screened estimate" in headline(result)) == screened
     for found in result.dominant_frequencies.by_class:
         assert (found.fidelity is not None) == screened
         if screened:
@@ -119,7 +119,7 @@ def test_fidelity_is_told_by_its_middle_and_its_lowest() -> None:
 def test_fidelity_that_was_not_measured_gives_its_reason_everywhere() -> None:
     none = {"fidelity": fidelity(None, None, "the sample is constant")}
     result = with_maps(audit_by("screened"), none, none, none)
-    for text in (*search_sentences(result)[1:2], words(render(result)), headline(result)):
+    for text in (*search_sentences(result)[1:2], words(render(result))):
         assert "was not measured (the sample is constant)" in text
     assert "not measured: the sample is constant" in words(render(result))
 
