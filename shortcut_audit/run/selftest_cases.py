@@ -145,9 +145,11 @@ def _controls(size: Size, names: Sequence[str], channels: int) -> tuple[Planted,
     )
 
 
-def _effort(planted: Sequence[Planted]) -> float:
+def _effort(planted: Sequence[Planted], n_classes: int) -> float:
     n_plants = sum(not isinstance(each, Cast | Contrast) and each.classes != "all" for each in planted)
-    return {0: 1.0, 1: 1.5}.get(n_plants, 0.6)
+    if n_plants == n_classes:
+        return 0.6
+    return 1.5 if n_plants else 1.0
 
 
 def quick_cases(
@@ -168,7 +170,7 @@ def quick_cases(
             model=model or ARCHITECTURES[0],
             size=shape,
             planted=planted,
-            effort=_effort(planted),
+            effort=_effort(planted, len(names)),
             seed=seed + number,
         )
         for number, planted in enumerate(plants)
@@ -195,7 +197,7 @@ def full_cases(
                 size=shape,
                 planted=planted,
                 structure=structure,
-                effort=_effort(planted),
+                effort=_effort(planted, len(names)),
                 seed=seed + len(cases),
             )
         )

@@ -86,6 +86,9 @@ def test_truth_is_what_a_model_that_reads_one_wave_does(height: int, width: int)
 def test_quick_cases_have_plants_a_neighbourhood_a_clean_model_and_controls() -> None:
     cases = quick_cases(NAMES, 7, model=None, size=None)
     assert [len(case.planted) for case in cases] == [4, 1, 0, 3]
+    # Only where nothing but plants is to be learnt is it learnt sooner.
+    assert [case.effort for case in cases] == [1.5, 1.5, 1.0, 1.0]
+    assert quick_cases(NAMES[:4], 7, model=None, size=None)[0].effort < 1
     assert len({case.seed for case in cases}) == 4
     carriers = [entry.classes for entry in cases[0].planted]
     assert len(set(carriers)) == 4
