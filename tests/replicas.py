@@ -274,13 +274,15 @@ def radius_of(height: int, width: int, bin_: tuple[int, int]) -> float:
 
 
 def ring_bins(height: int, width: int, number: int, n_rings: int) -> set[tuple[int, int]]:
-    """Bins of one of `n_rings` rings of equal width up to Nyquist, from 1; the last has the corners."""
-    ring_width = min(height, width) / 2 / n_rings
+    """Bins of one of `n_rings` rings of equal width up to Nyquist, from 1; one more has the corners."""
+    nyquist = min(height, width) / 2
     found = set()
     for bin_ in itertools.product(range(height), range(width)):
         radius = radius_of(height, width, bin_)
-        # A radius on a border belongs to the ring above it.
-        ring = min(math.floor(radius / ring_width + 1e-9), n_rings - 1) + 1
+        # A radius on a border belongs to the ring above it, Nyquist's own to the last ring.
+        ring = min(math.floor(radius / nyquist * n_rings + 1e-9), n_rings - 1) + 1
+        if radius > nyquist + 1e-9:
+            ring = n_rings + 1
         if bin_ != (0, 0) and ring == number:
             found.add(bin_)
     return found

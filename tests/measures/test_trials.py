@@ -149,7 +149,7 @@ TRIALS = [
     *(
         Trial(arm, ring)  # type: ignore[arg-type]
         for arm in ("ring", "ring foreign", "remove ring")
-        for ring in range(1, N_RINGS + 1)
+        for ring in range(1, N_RINGS + 2)
     ),
     Trial("colour"),
     Trial("colour foreign"),
@@ -364,7 +364,7 @@ def test_rings_are_those_of_the_replica(size: tuple[int, int], n_rings: int) -> 
     grid = FrequencyGrid(*size)
     rings = rings_of(grid, n_rings)
     assert rings[0] == 0
-    for number in range(1, n_rings + 1):
+    for number in range(1, n_rings + 2):
         assert orbit_bins(grid, np.flatnonzero(rings == number)) == ring_bins(*size, number, n_rings)
 
 

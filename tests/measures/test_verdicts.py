@@ -82,6 +82,18 @@ def test_the_smallest_effect_that_is_called_so_is_the_one_that_is_named() -> Non
     assert math.isclose(EFFECT, 0.1)
 
 
+def test_more_than_a_sliver_has_to_turn_half_as_many_again() -> None:
+    def broad(turned: int, share: float) -> Rung:
+        return rung(pair(1000, turned), pair(1000, turned), share=share, n_orbits=60)
+
+    assert verdict(broad(100, 0.1)) == "shortcut"
+    assert verdict(broad(149, 0.101)) == "no shortcut"
+    assert verdict(broad(151, 0.101)) == "shortcut"
+    assert score_of(broad(300, 0.2)) == pytest.approx(0.2)
+    # Whether chance explains it is another question, and has nothing to do with size.
+    assert p_value_of([broad(12, 0.2)]) == p_value_of([broad(12, 0.01)]) == pytest.approx(2**-12)
+
+
 def test_a_tiny_p_with_a_small_effect_is_no_shortcut() -> None:
     (told,) = judged(item(alone(2000, 120)))
     assert told.q_value is not None
