@@ -22,7 +22,7 @@ def demo(
     """Make images with a planted shortcut, train a small model on them, audit it, show the page.
 
     One of four classes of shapes carries faint stripes that no eye sees. The model learns the
-    stripes, the audit finds them. Takes about a minute on two cores.
+    stripes, the audit finds them and calls the class a shortcut. Takes about a minute on two cores.
     """
     from shortcut_audit.cli.audit import run_and_show
     from shortcut_audit.data.shapes import ShapesPlan
