@@ -103,7 +103,7 @@ def test_the_worst_classes_alone_are_shown(examples: int, run_on: Any) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="the donor's row is kept as it was counted when the picture was taken; its key does not know it",
+    reason="the donor's row is kept as it was when the picture was taken, and is no part of its key",
 )
 def test_a_picture_names_its_donor_when_images_of_other_classes_come_and_go(tmp_path: Path) -> None:
     """Rows move when a class before has fewer images; what an earlier audit kept must not mislead."""

@@ -125,6 +125,37 @@ def test_a_stopped_audit_goes_on_and_ends_with_the_same_bytes(
     )
 
 
+def test_an_audit_killed_while_it_judges_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        make_input(folder)
+    process = start(whole, "0")
+    assert process.wait(60) == 0, process.communicate()
+    process.communicate()
+    names = {path.name for path in (whole / "run" / "shards").glob("*.safetensors")}
+    run = stopped / "run"
+    process = start(stopped, "0.01")
+    deadline = time.monotonic() + 120
+    # What judges comes last, and is a few shards in each of its rounds.
+    while len(list(run.glob("shards/*.safetensors"))) < len(names) - 6:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (run / "result.json").exists()
+    kept = {path.name for path in (run / "shards").glob("*.safetensors")}
+    assert kept < names
+    process = start(stopped, "0")
+    assert process.wait(60) == 0, process.communicate()
+    process.communicate()
+    assert stable_content(run) == stable_content(whole / "run")
+    assert (run / "arrays.safetensors").read_bytes() == (
+        whole / "run" / "arrays.safetensors"
+    ).read_bytes()
+    assert {path.name for path in (run / "shards").glob("*.safetensors")} == names
+
+
 class Counted(nn.Module):
     """Counts the images it is shown, outside everything a digest sees."""
 

@@ -35,9 +35,10 @@ SO_FAR = ("map-so-far.json", "map-so-far.safetensors")
 
 
 def request(pairs: Any = PAIRS, **values: Any) -> AuditRequest:
+    n_classes = 1 + max(label for _, label in pairs)
     common = {"batch_size": 16, "examples": 0, "search": "exact", "resolution": "orbits"}
     return AuditRequest(
-        model=LoadedModel(conv_model(2, 1), "test", "test", None),
+        model=LoadedModel(conv_model(n_classes, 1), "test", "test", None),
         source=source_from(pairs, None),
         settings=settings_from({**common, **values}),
         command="test",
@@ -331,6 +332,34 @@ def test_stopped_anywhere_it_ends_as_if_it_had_never_been(
         rest = Paced()
         same(run_audit(request(**values), run, engine=rest), whole)
         assert [task.key for task in (*engine.ran, *rest.ran)] == [task.key for task in whole_engine.ran]
+
+
+# Every third shard of those that judge, and the last.
+def judgement_stops(ran: Sequence[Task]) -> list[int]:
+    places = [place for place, task in enumerate(ran) if task.measure.name == "shortcuts"]
+    return sorted({*places[::3], places[-1]})
+
+
+def test_stopped_while_images_are_judged_it_ends_as_if_it_had_never_been(tmp_path: Path) -> None:
+    pairs = random_images(12, 3, (1, 6, 6))
+    asked = {"pairs": pairs, "examples": 3}
+    whole_engine = Paced()
+    whole = run_audit(request(**asked), tmp_path / "whole", engine=whole_engine)
+    written = (tmp_path / "whole" / "arrays.safetensors").read_bytes()
+    stops = judgement_stops(whole_engine.ran)
+    # Energies and maps, effects, nulls, more images of open classes: all are stopped in.
+    assert len(stops) >= 4
+    kinds = {t.shard.work.kind for t in whole_engine.ran if t.shard.work is not None}
+    assert {"energy", "kept maps", "trials"} <= kinds
+    for n in stops:
+        run, engine = tmp_path / f"after {n}", Paced(before=stop_before(n))
+        with pytest.raises(AuditInterruptedError):
+            run_audit(request(**asked), run, engine=engine)
+        assert not (run / "result.json").exists()
+        rest = Paced()
+        same(run_audit(request(**asked), run, engine=rest), whole)
+        assert [task.key for task in (*engine.ran, *rest.ran)] == [task.key for task in whole_engine.ran]
+        assert (run / "arrays.safetensors").read_bytes() == written
 
 
 def test_a_resumed_search_goes_by_the_pace_that_was_recorded(tmp_path: Path) -> None:
