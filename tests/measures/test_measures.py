@@ -211,6 +211,20 @@ def test_what_is_clear_at_first_sight_is_shown_no_more_images() -> None:
         assert {item.best.flips.n for item in finding.by_class if item.best} == {40}
 
 
+def test_further_looks_are_at_other_images_of_other_classes() -> None:
+    """Too few images for anything: the class stays open to the end."""
+    plan = outline_of_sizes([5] * 3, 16, searched=(0, 2), n_judge=12, resolution="orbits")
+    rounds, _ = judged(SHORTCUTS, plan, lambda t: "transplant" in t.arm or "ring" in t.arm)
+    drawn: dict[int, dict[int, list[int]]] = {0: {}, 2: {}}
+    for shard in (shard for each in rounds for shard in each):
+        if shard.work is not None and shard.work.kind == "trials":
+            given = shard.work.arrays
+            drawn[shard.class_index][int(given["draw"][0])] = given["receivers"].tolist()
+    for by_draw in drawn.values():
+        assert set(by_draw) == {0, 1, 2, 3}
+        assert len({tuple(receivers) for receivers in by_draw.values()}) == 4
+
+
 @pytest.mark.xfail(
     strict=True,
     reason="a rung whose null was not drawn counts for more than one whose null did all it did, so that"

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import conv_model, linear_model, random_images
+from driven import outline_of_sizes
 from replicas import keep_bins, logits_of, remove_bins
 from torch import nn
 
+from shortcut_audit.measures import interface
+from shortcut_audit.measures.kept_maps import maps_judged_on
 from shortcut_audit.results.findings import Rate
 from shortcut_audit.results.shortcut_findings import ClassShortcut
 
@@ -41,6 +44,33 @@ def test_rates_equal_the_slow_replica(shape: tuple[int, int, int], dc: str, run_
         assert item.fpr_kept == Rate(hits=sum(kept_called[k] for k in others), n=10)
         assert item.tpr_full == Rate(hits=full_called[column], n=5)
         assert item.fpr_full == Rate(hits=sum(full_called[k] for k in others), n=10)
+
+
+def test_of_many_classes_an_image_is_judged_under_its_own_map_and_three_others(run_on: Any) -> None:
+    n_classes, shape = 6, (1, 7, 8)
+    network = linear_model(n_classes, shape, seed=2)
+    audited = run_on(network, random_images(8, n_classes, shape), kept_share=0.4, seed=3)
+    network = network.double().eval()
+    outline = outline_of_sizes([4] * n_classes, (7, 8), n_judge=4, seed=3)
+    judged = [maps_judged_on(outline, index).tolist() for index in range(n_classes)]
+    for index, columns in enumerate(judged):
+        assert index in columns
+        assert len(set(columns)) == 4
+    assert len({tuple(columns) for columns in judged}) > 1
+    for column, item in enumerate(audited.result.shortcuts.by_class):
+        bins = kept_bins(audited, column, "keep")
+        called = {
+            index: sum(
+                int(logits_of(network, keep_bins(image, bins)).argmax()) == column
+                for image in audited.judge(index)
+            )
+            for index in range(n_classes)
+            if column in judged[index]
+        }
+        assert item.tpr_kept == Rate(hits=called.pop(column), n=4)
+        assert item.fpr_kept == Rate(hits=sum(called.values()), n=4 * len(called))
+        assert item.fpr_full.n == 4 * (n_classes - 1)
+    assert any(item.fpr_kept.hits for item in audited.result.shortcuts.by_class)
 
 
 @pytest.mark.parametrize("dc", ["keep", "drop", "rank"])
@@ -271,6 +301,24 @@ def test_the_batch_size_changes_no_verdict(batch_size: int, run_on: Any) -> None
     usual = run_on(network, pairs, batch_size=37).result.shortcuts
     assert any(rung.flips_over_foreign is not None for item in usual.by_class for rung in item.ladder)
     assert run_on(network, pairs, batch_size=batch_size).result.shortcuts == usual
+
+
+def test_the_blocks_that_images_come_in_change_no_ladder(
+    run_on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image keeps its partners and its random orbits, whichever shard it is part of."""
+    pairs, network = random_images(24, 3, (1, 14, 14)), linear_model(3, (1, 14, 14), 3)
+    at_once = run_on(network, pairs).result.shortcuts
+    monkeypatch.setattr(interface, "PASSES_PER_SHARD", 20)
+    in_parts = run_on(network, pairs).result.shortcuts
+    random_ones = [r.flips_over_random for item in at_once.by_class for r in item.ladder]
+    assert any(pair is not None and pair.only_first for pair in random_ones)
+    for one, other in zip(at_once.by_class, in_parts.by_class, strict=True):
+        assert [r.flips for r in one.ladder] == [r.flips for r in other.ladder]
+        for one_rung, other_rung in zip(one.ladder, other.ladder, strict=True):
+            assert one_rung.flips_over_random == other_rung.flips_over_random
+            assert one_rung.losses_over_random == other_rung.losses_over_random
+            assert one_rung.kept_over_random == other_rung.kept_over_random
 
 
 def test_another_seed_draws_other_partners(run_on: Any) -> None:
