@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console, OverflowMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -37,13 +37,13 @@ def print_classes(console: Console, result: AuditResult) -> None:
         show_edge=False,
         expand=False,
     )
-    for column, least in _columns(judged, screened).items():
-        left = column in ("verdict", "class")
-        # A class's name gives way first: it is told again below, and on the page.
-        fold: OverflowMethod = "fold" if column == "class" else "ellipsis"
-        table.add_column(
-            column, justify="left" if left else "right", overflow=fold, min_width=least, max_width=24
-        )
+    for column in _columns(judged, screened):
+        if column == "class":
+            # A name gives way to numbers: it is told again below, and on the page.
+            table.add_column(column, overflow="fold", max_width=24)
+        else:
+            left = column == "verdict"
+            table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for item in order[:MAX_ROWS]:
         found = maps[item.class_name]
         reliability = _reliability(found, result.dominant_frequencies.response, screened)
@@ -73,19 +73,10 @@ def _title(judged: bool, screened: bool) -> str:
     return "\n".join(lines)
 
 
-def _columns(judged: bool, screened: bool) -> dict[str, int]:
-    """Names of the columns, each with the width of the longest word that it may hold."""
-    tests = {"turned": 6, "nulls": 5, "q": 7} if judged else {}
+def _columns(judged: bool, screened: bool) -> list[str]:
+    tests = ["turned", "nulls", "q"] if judged else []
     reliability = "reliability\n/ fidelity" if screened else "reliability"
-    return {
-        "verdict": 12,
-        "class": 5,
-        "accuracy": 8,
-        **tests,
-        "TPR / FPR": 6,
-        reliability: 11,
-        "n": 3,
-    }
+    return ["verdict", "class", "accuracy", *tests, "TPR / FPR", reliability, "n"]
 
 
 def _tests(item: ClassShortcut, wide: bool) -> tuple[str, str, str]:
@@ -99,7 +90,7 @@ def _tests(item: ClassShortcut, wide: bool) -> tuple[str, str, str]:
 
 def _reliability(found: ClassMap, response: str, screened: bool) -> str:
     value = found.reliability[response].value  # type: ignore[index]
-    text = f"{value:.2f}" if value is not None else "not measured"
+    text = f"{value:.2f}" if value is not None else "–"
     if not screened:
         return text
     fidelity = found.fidelity

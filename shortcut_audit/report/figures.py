@@ -28,6 +28,7 @@ __all__ = [
     "data_class_figure",
     "full_plane",
     "image_uri",
+    "map_bytes",
     "mean_spectra_figure",
     "picture_uri",
     "png_bytes",
@@ -277,8 +278,16 @@ def picture_uri(image: NDArray[np.uint8]) -> str:
     return image_uri(stream.getvalue(), "webp")
 
 
-def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as PNG of 256 colours, without a date or version in it; the figure is closed."""
+def map_bytes(result: AuditResult, class_name: str) -> bytes:
+    """The class's figure as PNG; a fine grid is noise to PNG, and gets fewer dots and colours."""
+    figure = class_figure(result, class_name)
+    if max(result.grid.height, result.grid.width) < LARGE:
+        return png_bytes(figure)
+    return png_bytes(figure, dpi=80, n_colours=64)
+
+
+def png_bytes(figure: Figure, dpi: int = 110, n_colours: int = 256) -> bytes:
+    """The figure as PNG of few colours, without a date or version in it; the figure is closed."""
     stream, small = io.BytesIO(), io.BytesIO()
     with warnings.catch_warnings():
         # Letters that the font lacks become boxes; the page's own text has them.
@@ -287,6 +296,6 @@ def png_bytes(figure: Figure, dpi: int = 110) -> bytes:
     plt.close(figure)
     with Image.open(stream) as picture:
         # A third of the size, for colours that differ less than an eye can tell.
-        few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few = picture.convert("RGB").quantize(n_colours, dither=Image.Dither.NONE)
     few.save(small, format="png", optimize=True)
     return small.getvalue()

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from numpy.typing import NDArray
 
 from shortcut_audit.report.data_page import data_page
-from shortcut_audit.report.figures import LARGE, class_figure, image_uri, picture_uri, png_bytes
+from shortcut_audit.report.figures import LARGE, image_uri, map_bytes, picture_uri
 from shortcut_audit.report.summary import (
     class_sentence,
     duration,
@@ -189,7 +189,7 @@ def _sections(
             found=maps[item.class_name],
             sentence=class_sentence(result, item),
             verdict=verdict_section(item, evidence.get(item.class_name, [])),
-            figure_uri=image_uri(png_bytes(class_figure(result, item.class_name)), "png"),
+            figure_uri=image_uri(map_bytes(result, item.class_name), "png"),
             examples=_examples(item, examples.get(item.class_name)),
             bands=bands[bands["class"] == item.class_name].to_dict("records"),
         )

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
+from PIL import Image
 
-from shortcut_audit.report.figures import class_figure, full_plane, png_bytes
+from shortcut_audit.report.figures import class_figure, full_plane, map_bytes, png_bytes
 from shortcut_audit.results.audit_result import AuditResult
 
 
@@ -43,4 +47,15 @@ def test_pictures_are_the_same_bytes_each_time_and_figures_are_closed(grey: Audi
     first, second = (png_bytes(class_figure(grey, grey.class_names[0])) for _ in range(2))
     assert first == second
     assert first.startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
+
+
+def test_maps_of_fine_grids_are_drawn_with_fewer_dots(
+    grey: AuditResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = map_bytes(grey, grey.class_names[0])
+    monkeypatch.setattr("shortcut_audit.report.figures.LARGE", 9)
+    fine = map_bytes(grey, grey.class_names[0])
+    widths = [Image.open(io.BytesIO(content)).width for content in (whole, fine)]
+    assert widths == [1056, 768]
     assert plt.get_fignums() == []

@@ -35,8 +35,7 @@ from shortcut_audit.results.shortcut_findings import ClassShortcut
 @pytest.fixture
 def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures have tests of their own, and take most of a page's time."""
-    monkeypatch.setattr("shortcut_audit.report.html.class_figure", lambda result, name: None)
-    monkeypatch.setattr("shortcut_audit.report.html.png_bytes", lambda figure: b"")
+    monkeypatch.setattr("shortcut_audit.report.html.map_bytes", lambda result, name: b"")
     monkeypatch.setattr("shortcut_audit.report.verdict_page.ladder_figure", lambda item: None)
     monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda figure: b"")
 
