@@ -148,19 +148,37 @@ def case_of(
     sums, n_images = energies
     others = np.arange(outline.n_classes) != index
     foreign = sums[others].sum(axis=0) / n_images[others].sum()
+    own = sums[index] / n_images[index]
     # An exchange takes out what is there and puts in what comes: of unrelated phases both add up.
-    changed = (sums[index] / n_images[index] + foreign) / max(foreign[1:].sum(), 1e-300)
-    changed[0] = np.inf
+    changed = (own + foreign) / max(foreign[1:].sum(), 1e-300)
+    # What an orbit holds beyond its neighbours is a line: no shape makes one, and a loud shortcut does.
+    shapely = (_without_lines(grid, own) + _without_lines(grid, foreign)) / max(foreign[1:].sum(), 1e-300)
+    shapely[0] = np.inf
     rungs = ladder_of(grid.n_orbits - 1)
-    order = light_order(rank, changed, together=_LIGHT, at_most=rungs[-1])
+    order = light_order(rank, shapely, together=_LIGHT, at_most=rungs[-1])
     ring = rings_of(grid, _N_RINGS)
     rings = tuple(
         number
         for number in range(1, _N_RINGS + 2)
-        if (ring == number).any() and changed[ring == number].sum() <= _LIGHT_RING
+        if (ring == number).any() and shapely[ring == number].sum() <= _LIGHT_RING
     )
     short = [n for n in rungs if n < len(order)]
     return Case(column, index, order, changed, (*short, len(order)), rings)
+
+
+def _without_lines(grid: FrequencyGrid, energy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Energy of each orbit, but no more than the strongest of its neighbours in the plane holds."""
+    plane = energy[grid.orbit_of_bin] / grid.members[grid.orbit_of_bin]
+    # The other half of the plane is its mirror image, and both wrap around.
+    full = np.concatenate(
+        [plane, np.roll(plane[::-1], 1, axis=0)[:, 1 : (grid.width + 1) // 2][:, ::-1]], axis=1
+    )
+    shifts = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
+    # DC is no neighbour: it holds more than all else.
+    full[0, 0] = 0.0
+    strongest = np.max([np.roll(full, shift, axis=(0, 1)) for shift in shifts], axis=0)
+    capped: NDArray[np.float64] = np.minimum(energy, strongest[grid.rows, grid.columns] * grid.members)
+    return capped
 
 
 # Trials.

@@ -22,6 +22,7 @@ __all__ = [
     "EFFECT",
     "SIGNIFICANT",
     "WORTH_A_NULL",
+    "comparisons_of",
     "decided",
     "extent_of",
     "p_value_of",
@@ -52,15 +53,25 @@ _DEFAULT, _FRAGILE, _COLOUR = 0.3, 0.2, 0.1
 _NARROW = 8
 
 
-def score_of(rung: Rung) -> float:
-    """Share of other images turned into the class: over as they were, and over foreign donors.
-
-    Without that null an effect counts as no more than what is not worth one; of more than a sliver of
-    the spectrum it counts for less (`BROAD`).
-    """
+def comparisons_of(rung: Rung) -> list[Paired]:
+    """What a rung has to beat: other images as they are, foreign donors, and random orbits of the same
+    radii where there are any to draw. Empty where no null was drawn."""
     if rung.flips_over_foreign is None:
+        return []
+    nulls = [rung.flips, rung.flips_over_foreign, rung.flips_over_random]
+    return [null for null in nulls if null is not None]
+
+
+def score_of(rung: Rung) -> float:
+    """Share of other images turned into the class, over every null that applies.
+
+    Without nulls an effect counts as no more than what is not worth one; of more than a sliver of the
+    spectrum it counts for less (`BROAD`).
+    """
+    beaten = comparisons_of(rung)
+    if not beaten:
         return min(rung.flips.difference, WORTH_A_NULL)
-    return _weight(rung) * min(rung.flips.difference, rung.flips_over_foreign.difference)
+    return _weight(rung) * min(pair.difference for pair in beaten)
 
 
 def _weight(rung: Rung) -> float:
@@ -68,18 +79,14 @@ def _weight(rung: Rung) -> float:
 
 
 def p_value_of(rungs: Sequence[Rung], looks: int = 1) -> float:
-    """Of no rung turning more images than both nulls do, corrected for the number of rungs and `looks`.
+    """Of no rung turning more images than its nulls do, corrected for the number of rungs and `looks`.
 
-    Exact McNemar tests; a rung stands by the larger of its two p (both nulls have to fall), a ladder by
+    Exact McNemar tests; a rung stands by the largest of its p (every null has to fall), a ladder by
     the smallest of its rungs' times their number (Bonferroni), and once more for every time that more
     images were taken because the case was open. A rung whose null was not drawn had nothing to compare:
     its p is 1.
     """
-    found = [
-        max(rung.flips.p_value, rung.flips_over_foreign.p_value)
-        for rung in rungs
-        if rung.flips_over_foreign is not None
-    ]
+    found = [max(pair.p_value for pair in beaten) for rung in rungs if (beaten := comparisons_of(rung))]
     return min(1.0, looks * len(rungs) * min(found, default=1.0))
 
 
@@ -127,8 +134,7 @@ class _Case:
 
     @property
     def comparisons(self) -> list[Paired]:
-        nulls = [self.rung.flips, self.rung.flips_over_foreign]
-        return [null for null in nulls if null is not None]
+        return comparisons_of(self.rung) or [self.rung.flips]
 
     @property
     def high(self) -> float:
@@ -184,7 +190,9 @@ def extent_of(
     place = _smallest_of_most(rungs)
     rung, own = rungs[place], np.asarray(orbits[place])
     ladder = max((o for o, r in zip(orbits, rungs, strict=True) if r.ring is None), key=len, default=own)
-    if rung.ring is None:
+    if rung.ring is not None:
+        own = own[np.argsort(-importance[own], kind="stable")]
+    else:
         # Orbits further down that matter nearly as much belong to it.
         also = np.asarray(ladder)[len(own) : _NARROW]
         own = np.concatenate([own, also[importance[also] >= importance[own[0]] / 4]])
