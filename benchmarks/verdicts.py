@@ -297,12 +297,14 @@ def prepared(
 
 
 def audited(loaded: LoadedModel, source: ImageSource, seed: int = 0) -> tuple[AuditRequest, AuditResult]:
-    """An audit with default settings."""
+    """An audit with default settings, of the images at their own size."""
+    side = np.asarray(source.read(0)).shape[:2]
     request = AuditRequest(
         model=loaded,
         source=source,
         settings=settings_from({"images_per_class": N_AUDITED, "seed": seed, "examples": 0}),
         command="benchmark",
+        size=(int(side[0]), int(side[1])),
     )
     return request, run_audit(request)
 

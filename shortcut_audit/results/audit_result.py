@@ -63,7 +63,7 @@ class AuditResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[3], Field(description="Format number of this file.")] = 3
+    format: Annotated[Literal[4], Field(description="Format number of this file.")] = 4
     provenance: Provenance
     settings: AuditSettings | DataAuditSettings
     grid: GridShape

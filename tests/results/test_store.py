@@ -92,7 +92,7 @@ def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path)
             del item[name]
     (folder / "result.json").write_text(json.dumps(content))
     back = sa.load_result(folder)
-    assert back.format == FORMAT == 3
+    assert back.format == FORMAT == 4
     found = back.dominant_frequencies
     assert (found.search, found.stopped, found.image_passes) == ("exact", "", None)
     assert {item.resolution for item in found.by_class} == {"orbits"}
