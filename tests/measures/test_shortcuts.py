@@ -203,10 +203,6 @@ def test_a_class_that_reads_a_single_orbit_hangs_on_it_and_the_others_on_none(
     assert "colour" not in wavy.confounds
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an orbit that holds more than 3% of the energy is never tried, and the class called clean",
-)
 def test_a_strong_wave_is_no_less_a_shortcut_than_a_weak_one(run_on: Any) -> None:
     """An amplitude of 16/255 in noise of 40/255: the only thing that the class is told by."""
     pairs = planted_images(60, any_phase=False, strength=2.0)
