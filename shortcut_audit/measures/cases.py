@@ -204,7 +204,7 @@ def n_trials(n_rungs: int) -> tuple[int, int]:
     """Trials of a class where every null is worth drawing: on all images, and on some."""
     n_nulls = min(_N_NULLS, n_rungs)
     half = len(_every_other(range(n_rungs)))
-    return n_rungs + half + 3 * n_nulls + 2 * _N_RING_NULLS + 1, 2 * half + _N_RINGS + 1 + 2 + 1
+    return n_rungs + half + 4 * n_nulls + 3 * _N_RING_NULLS + 1, 2 * half + _N_RINGS + 1 + 2 + 1
 
 
 Batch = tuple[list[Trial], int]
@@ -233,14 +233,14 @@ def nulls(outline: Outline, images: AuditImages, case: Case, counts: KeptCounts)
     turning = _largest(ladder, [rung.flip_rate for rung in ladder], _N_NULLS)
     losing = _largest(ladder, [rung.necessity_drop or 0.0 for rung in ladder], 1)
     keeping = _largest(ladder, [rung.sufficiency or 0.0 for rung in ladder], 1)
-    trials = [Trial("transplant foreign", rung.n_orbits) for rung in turning]
+    trials = [Trial(arm, r.n_orbits) for r in turning for arm in ("transplant foreign", "erase")]
     # Where the radii have no other orbits, random ones are the same ones.
     trials += [Trial("transplant random", n) for n in _with_choice(outline, case, turning)]
     trials += [Trial("remove", rung.n_orbits) for rung in turning if rung.losses is None]
     trials += [Trial("remove random", n) for n in _with_choice(outline, case, [*turning[:1], *losing])]
     rings = [rung for rung in rungs if rung.ring is not None]
     for rung in _largest(rings, [rung.flip_rate for rung in rings], _N_RING_NULLS):
-        trials += [trial_of(what, rung) for what in ("transplant foreign", "remove")]
+        trials += [trial_of(what, rung) for what in ("transplant foreign", "erase", "remove")]
         if rung.flips.n < n_images:
             trials.append(trial_of("transplant", rung))
     kept = [Trial("keep random", n) for n in _with_choice(outline, case, keeping)]
@@ -268,14 +268,19 @@ def trial_of(what: str, rung: Rung) -> Trial:
     """A trial of a rung, or the one of a ring that stands for it."""
     if rung.ring is None:
         return Trial(what, rung.n_orbits)  # type: ignore[arg-type]
-    arms = {"transplant": "ring", "transplant foreign": "ring foreign", "remove": "remove ring"}
+    arms = {
+        "transplant": "ring",
+        "transplant foreign": "ring foreign",
+        "erase": "erase ring",
+        "remove": "remove ring",
+    }
     return Trial(arms[what], rung.ring)  # type: ignore[arg-type]
 
 
 def at_best(item: ClassShortcut) -> list[Trial]:
     """What an open class needs more of: the transplant of its best rung, and the nulls."""
     assert item.best is not None
-    arms = ["transplant", "transplant foreign"]
+    arms = ["transplant", "transplant foreign", "erase"]
     if item.best.ring is None:
         arms.append("transplant random")
     return [trial_of(arm, item.best) for arm in arms]
@@ -373,9 +378,36 @@ def pair_of(case: Case, draw: int, first: Trial, second: Trial) -> Paired | None
 
 def _over_draws(case: Case, first: Trial, second: Trial) -> Paired | None:
     """Both outcomes of all draws that have them."""
-    pairs = [pair_of(case, draw, first, second) for draw in range(len(case.called))]
-    found = [pair for pair in pairs if pair is not None]
-    return None if not found else sum(found[1:], found[0])
+    outcomes = [
+        (a, b)
+        for draw in range(len(case.called))
+        if (a := case.outcome(draw, first)) is not None and (b := case.outcome(draw, second)) is not None
+    ]
+    return _pooled(outcomes) if outcomes else None
+
+
+def _pooled(outcomes: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> Paired:
+    """Counts over draws, each of the class's own images once in each of them.
+
+    Images that were given orbits of the same donor are not independent: further draws make the rates
+    surer, and the test counts donors.
+    """
+    if len(outcomes) == 1:
+        return _paired(*outcomes[0])
+    pairs = [_paired(*pair) for pair in outcomes]
+    n = max(min(len(a), len(b)) for a, b in outcomes)
+    lean = np.zeros(n, dtype=np.int64)
+    for first, second in outcomes:
+        m = min(len(first), len(second))
+        lean[:m] += first[:m].astype(np.int64) - second[:m].astype(np.int64)
+    return Paired(
+        n=sum(pair.n for pair in pairs),
+        both=sum(pair.both for pair in pairs),
+        only_first=sum(pair.only_first for pair in pairs),
+        only_second=sum(pair.only_second for pair in pairs),
+        leaning_first=int((lean > 0).sum()),
+        leaning_second=int((lean < 0).sum()),
+    )
 
 
 def _before(outline: Outline, images: AuditImages, case: Case, counts: KeptCounts, draw: int) -> Any:
@@ -404,7 +436,7 @@ def rungs_tried(
         put = Trial("ring", number) if ring else Trial("transplant", number)
         foreign = Trial("ring foreign" if ring else "transplant foreign", number)
         flips = [
-            _paired(after, before[draw])
+            (after, before[draw])
             for draw in range(len(case.called))
             if (after := case.outcome(draw, put)) is not None
         ]
@@ -418,8 +450,11 @@ def rungs_tried(
                 energy_share=float(case.energy_share[own].sum()),
                 radius=(float(grid.radius[own].min()), float(grid.radius[own].max())),
                 ring=number if ring else None,
-                flips=sum(flips[1:], flips[0]),
+                flips=_pooled(flips),
                 flips_over_foreign=_over_draws(case, put, foreign),
+                flips_over_erased=_over_draws(
+                    case, put, Trial("erase ring" if ring else "erase", number)
+                ),
                 flips_over_random=None
                 if ring
                 else _over_draws(case, put, Trial("transplant random", number)),

@@ -58,21 +58,23 @@ def run_evidence(shard: Shard, subject: Subject, block: Block, advance: Advance)
     return {
         "pictures": pixels.cpu().numpy(),
         "logits": logits.cpu().numpy(),
-        "rows": np.array([row, shard.rows[0]]),
     }
 
 
 def evidence_fields(
-    images: AuditImages, class_index: int, item: ClassShortcut, pictures: dict[int, Totals]
+    images: AuditImages, item: ClassShortcut, picture: tuple[Shard, Totals] | None
 ) -> dict[str, Any]:
     """What the finding says of a class's picture; nothing where there is none."""
-    total = pictures.get(class_index)
-    if total is None or item.best is None:
+    if picture is None or item.best is None:
         return {}
-    output = images.outputs[class_index]
-    receiver, donor = (images.names[int(row)] for row in total["rows"])
+    shard, total = picture
+    assert shard.work is not None
+    output = images.outputs[shard.class_index]
+    # Where the images lie is the shard's to say: totals may come from an audit of other classes too.
+    rows = (int(shard.work.arrays["receiver"][0]), shard.rows[0])
+    receiver, donor = (images.names[row] for row in rows)
     before, after = (prediction(images, logits, output) for logits in total["logits"])
-    picture = EvidencePicture(
+    shown = EvidencePicture(
         receiver=receiver, donor=donor, n_orbits=item.best.n_orbits, before=before, after=after
     )
-    return {"evidence": (picture,)}
+    return {"evidence": (shown,)}

@@ -111,6 +111,8 @@ class Shortcuts:
 
         def asked(shards: list[Shard]) -> Round[tuple[Finding, Arrays]]:
             nonlocal spent
+            # Shards of one block stand together: it is read once.
+            shards.sort(key=lambda shard: shard.rows)
             spent += sum(shard.n_passes for shard in shards)
             return Round(shards, n_passes_after=max(0, planned - spent))
 
@@ -152,8 +154,8 @@ class Shortcuts:
                 take_in(open_cases, draw, done.of)
         items = self._items(outline, images, cases, counts, found)
         shards = self._evidence(outline, images, cases, items)
-        done = yield asked(shards)
-        pictures = {shard.class_index: total for s in shards for shard, total in done.of(s.class_index)}
+        done = yield Round(shards)
+        pictures = {s.class_index: pair for s in shards for pair in done.of(s.class_index)}
         return _finding(outline, images, cases, items, counts, pictures)
 
     def run(
@@ -269,17 +271,17 @@ def _finding(
     cases: Sequence[Case],
     items: Sequence[ClassShortcut],
     counts: KeptCounts,
-    pictures: dict[int, Totals],
+    pictures: dict[int, tuple[Shard, Totals]],
 ) -> tuple[ShortcutsFinding, Arrays]:
     by_class = tuple(
-        item.model_copy(update=evidence_fields(images, case.class_index, item, pictures))
+        item.model_copy(update=evidence_fields(images, item, pictures.get(case.class_index)))
         for case, item in zip(cases, items, strict=True)
     )
     arrays: Arrays = {}
     examples = [counts.examples[i]["example"] for i in outline.searched if i in counts.examples]
     if examples:
         arrays["shortcuts/examples"] = np.stack(examples)
-    shown = [pictures[case.class_index]["pictures"] for case in cases if case.class_index in pictures]
+    shown = [pictures[case.class_index][1]["pictures"] for case in cases if case.class_index in pictures]
     if shown:
         arrays["shortcuts/evidence"] = np.stack(shown)
     return ShortcutsFinding(by_class=by_class), arrays

@@ -38,6 +38,9 @@ Arm = Literal[
     "transplant",
     "transplant foreign",
     "transplant random",
+    # Out of an image of another class, with nothing in their place: the orbits; a ring.
+    "erase",
+    "erase ring",
     # Out of an image of the class: its orbits; random ones of the same radii.
     "remove",
     "remove random",
@@ -213,16 +216,18 @@ def trial_images(given: _Images, trial: Trial, images: Tensor) -> Tensor:
         mask = given.ring_mask(0 if arm.startswith("colour") else n_orbits)
         return transplant(given.receivers[images], donors[images], mask, width)
     dc_stays = given.subject.settings.dc == "keep"
-    if arm == "remove ring":
+    if arm in ("remove ring", "erase ring"):
         rest = ~given.ring_mask(n_orbits)
-        return apply_mask(own[images], given.with_dc(rest, dc_stays), width)
+        source = given.receivers if arm == "erase ring" else own
+        return apply_mask(source[images], given.with_dc(rest, dc_stays), width)
     shuffled = arm.endswith("random")
     masks = given.masks(n_orbits, images, shuffled=shuffled)
     if arm.startswith("transplant"):
         donors = given.foreign if arm == "transplant foreign" else own
         return transplant(given.receivers[images], donors[images], masks, width)
-    if arm.startswith("remove"):
-        return apply_mask(own[images], given.with_dc(~masks, dc_stays), width)
+    if arm.startswith("remove") or arm == "erase":
+        source = given.receivers if arm == "erase" else own
+        return apply_mask(source[images], given.with_dc(~masks, dc_stays), width)
     source = given.receivers if arm == "keep foreign" else own
     return apply_mask(source[images], given.with_dc(masks, dc_stays), width)
 

@@ -16,7 +16,7 @@ import numpy as np
 from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.results.counts import Paired
 from shortcut_audit.results.shortcut_findings import ClassShortcut, Confound, Extent, Rung, Verdict
-from shortcut_audit.results.statistics import adjusted_p_values, proportion_interval
+from shortcut_audit.results.statistics import adjusted_p_values, paired_interval, paired_p_value
 
 __all__ = [
     "EFFECT",
@@ -54,11 +54,12 @@ _NARROW = 8
 
 
 def comparisons_of(rung: Rung) -> list[Paired]:
-    """What a rung has to beat: other images as they are, foreign donors, and random orbits of the same
-    radii where there are any to draw. Empty where no null was drawn."""
+    """What a rung has to beat: other images as they are, foreign donors, nothing in the orbits' place
+    (images of a class that loses its own shortcut go to another by that alone), and random orbits of
+    the same radii where there are any to draw. Empty where no null was drawn."""
     if rung.flips_over_foreign is None:
         return []
-    nulls = [rung.flips, rung.flips_over_foreign, rung.flips_over_random]
+    nulls = [rung.flips, rung.flips_over_foreign, rung.flips_over_erased, rung.flips_over_random]
     return [null for null in nulls if null is not None]
 
 
@@ -98,14 +99,13 @@ def with_scores(item: ClassShortcut, looks: int = 1) -> ClassShortcut:
     rungs = item.ladder
     if not rungs:
         return item
-    scores = [score_of(rung) for rung in rungs]
     best = _smallest_of_most(rungs)
     halves = sorted(rung.share for rung in rungs if rung.flip_rate >= _HALF)
     enough = sorted(r.share for r in rungs if r.sufficiency is not None and r.sufficiency >= _HALF)
     return item.model_copy(
         update={
             "p_value": p_value_of(rungs, looks),
-            "score": max(scores),
+            "score": max(score_of(rungs[place]) for place in _with_nulls(rungs)),
             "rung": best,
             "strength_share": halves[0] if halves else None,
             "sufficient_share": enough[0] if enough else None,
@@ -114,10 +114,19 @@ def with_scores(item: ClassShortcut, looks: int = 1) -> ClassShortcut:
 
 
 def _smallest_of_most(rungs: Sequence[Rung]) -> int:
-    """Place of the smallest rung that does most of what the best one does."""
-    scores = [score_of(rung) for rung in rungs]
-    enough = [n for n, score in enumerate(scores) if score >= min(_MOST * max(scores), max(scores))]
+    """Place of the smallest rung that does most of what the best one does.
+
+    Where nulls were drawn, they were drawn at the largest effects; rungs without stay out of it.
+    """
+    scores = {place: score_of(rungs[place]) for place in _with_nulls(rungs)}
+    best = max(scores.values())
+    enough = [place for place, score in scores.items() if score >= min(_MOST * best, best)]
     return min(enough, key=lambda place: (rungs[place].share, place))
+
+
+def _with_nulls(rungs: Sequence[Rung]) -> list[int]:
+    """Places of the rungs that count: those with a null, all where there is none."""
+    return [n for n, rung in enumerate(rungs) if comparisons_of(rung)] or list(range(len(rungs)))
 
 
 @dataclass(frozen=True)
@@ -306,6 +315,10 @@ def _null_words(rung: Rung) -> str:
     if rung.flips_over_foreign is not None:
         null = (rung.flips_over_foreign.second.value or 0) - (rung.flips.second.value or 0)
         said.append(f"the same of other images {_percent(max(null, 0))}")
+    if rung.flips_over_erased is not None:
+        null = (rung.flips_over_erased.second.value or 0) - (rung.flips.second.value or 0)
+        if null >= WORTH_A_NULL:
+            said.append(f"nothing in their place {_percent(null)}")
     if rung.flips_over_random is not None:
         null = (rung.flips_over_random.second.value or 0) - (rung.flips.second.value or 0)
         said.append(f"random ones of the same radii {_percent(max(null, 0))}")
@@ -332,14 +345,19 @@ def _confound_words(confound: Confound, item: ClassShortcut) -> str:
 
 def _needed(case: _Case) -> str:
     """What would decide it: judgement images at which the interval would be narrow enough."""
-    n = case.rung.flips.n
-    rate = min(max(case.score, 0.0), 1.0)
-    target = EFFECT if rate >= (EFFECT + RULED_OUT) / 2 else RULED_OUT
-    for factor in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+    item, pair = case.item, min(case.comparisons, key=lambda each: each.interval[0])
+    n, rate = pair.n, min(max(case.score, 0.0), 1.0)
+    # What corrections have made of p so far they will make of it then.
+    corrections = case.q_value / pair.p_value if 0 < pair.p_value < 1 else len(item.ladder)
+    more = n
+    for factor in (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         more = math.ceil(n * factor)
-        low, high = proportion_interval(round(rate * more), more)
-        if (rate >= target and low > 0.6 * EFFECT) or (rate < target and high < RULED_OUT):
+        first, second = round(pair.only_first * factor), round(pair.only_second * factor)
+        low, high = paired_interval(round(pair.both * factor), first, second, more)
+        sure = corrections * paired_p_value(first, second) <= SIGNIFICANT and low > 0
+        if (rate >= EFFECT and sure) or (rate < EFFECT and _weight(case.rung) * high < RULED_OUT):
             break
+    more = math.ceil(more / n * item.n_judge)
     step = 10 ** max(0, math.floor(math.log10(more)) - 1)
     enough = math.ceil(more / step) * step
     return (

@@ -72,6 +72,8 @@ class Paired(Frozen):
     both: Annotated[int, Field(ge=0)]
     only_first: Annotated[int, Field(ge=0)]
     only_second: Annotated[int, Field(ge=0)]
+    leaning_first: Annotated[int | None, Field(ge=0)] = None
+    leaning_second: Annotated[int | None, Field(ge=0)] = None
 
     @model_validator(mode="after")
     def _within_n(self) -> Paired:
@@ -101,14 +103,8 @@ class Paired(Frozen):
 
     @cached_property
     def p_value(self) -> float:
-        """Of the first not being the more frequent one: exact McNemar test, one-sided."""
+        """Of the first not being the more frequent one: exact McNemar test, one-sided; a sign test over
+        sources where images share them."""
+        if self.leaning_first is not None and self.leaning_second is not None:
+            return paired_p_value(self.leaning_first, self.leaning_second)
         return paired_p_value(self.only_first, self.only_second)
-
-    def __add__(self, other: Paired) -> Paired:
-        """Both samples together."""
-        return Paired(
-            n=self.n + other.n,
-            both=self.both + other.both,
-            only_first=self.only_first + other.only_first,
-            only_second=self.only_second + other.only_second,
-        )

@@ -56,8 +56,9 @@ class Rung(Frozen):
 
     Transplant, on images of other classes: called by the class with the orbits of an image of the class
     in place of their own, against as they are (`flips`), against the same orbits of images of yet other
-    classes (`flips_over_foreign`), and against as many random orbits of the same radii, from the same
-    image of the class (`flips_over_random`). Necessity, on images of the class: called by it as they
+    classes (`flips_over_foreign`), against nothing in their place (`flips_over_erased`), and against
+    as many random orbits of the same radii, from the same image of the class (`flips_over_random`).
+    Necessity, on images of the class: called by it as they
     are, against without the orbits (`losses`); called by it without random orbits of the same radii,
     against without these (`losses_over_random`). Sufficiency: called by the class when only the orbits
     are left, of its own images (`kept`) and of others (`kept_foreign`); own images with only these
@@ -72,6 +73,7 @@ class Rung(Frozen):
     ring: int | None = None
     flips: Paired
     flips_over_foreign: Paired | None = None
+    flips_over_erased: Paired | None = None
     flips_over_random: Paired | None = None
     losses: Paired | None = None
     losses_over_random: Paired | None = None
@@ -125,11 +127,11 @@ class ClassShortcut(Frozen):
     `colour`: called by the class with DC of an image of the class in place of their own, against DC of
     other images. `p_value`: of the class's orbits doing no more than the same orbits of other images,
     at the best rung, corrected for the number of rungs; `q_value`: adjusted over classes. `score`: the
-    share of other images that the orbits turn, over all nulls that apply, at the best rung; `rung` is
-    its place in `ladder`. `strength_share`: smallest share of the spectrum that turns half of other
-    images into the class, None where none of the ladder does; `sufficient_share`: the same for J of at
-    least 0.5. `extent`: of the orbits that do it. `confounds`: what else may be at work. `reason`: one
-    sentence; `needed`: what would decide an open case.
+    share of other images that the orbits turn, over all nulls that apply, at the best rung; `rung`: place
+    in `ladder` of the smallest one that does most of that. `strength_share`: smallest share of the
+    spectrum that turns half of other images into the class, None where none of the ladder does;
+    `sufficient_share`: the same for J of at least 0.5. `extent`: of the orbits that do it. `confounds`:
+    what else may be at work. `reason`: one sentence; `needed`: what would decide an open case.
     """
 
     class_name: str

@@ -279,6 +279,7 @@ class _Watched:
             total = n_passes
             if state is not None:
                 state.shards_total, state.passes_total = n_shards, n_passes
+            progress("measuring", done, total)
 
         if state is not None:
             state.open(total)

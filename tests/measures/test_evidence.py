@@ -101,10 +101,6 @@ def test_the_worst_classes_alone_are_shown(examples: int, run_on: Any) -> None:
     assert all((item.score or 0.0) >= max(hidden, default=0.0) for item in shown)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the donor's row is kept as it was when the picture was taken, and is no part of its key",
-)
 def test_a_picture_names_its_donor_when_images_of_other_classes_come_and_go(tmp_path: Path) -> None:
     """Rows move when a class before has fewer images; what an earlier audit kept must not mislead."""
     network, names = ReadsWaves(3), ["a", "b", "c"]

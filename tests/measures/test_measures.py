@@ -213,7 +213,7 @@ def test_what_is_clear_at_first_sight_is_shown_no_more_images() -> None:
 
 def test_further_looks_are_at_other_images_of_other_classes() -> None:
     """Too few images for anything: the class stays open to the end."""
-    plan = outline_of_sizes([5] * 3, 16, searched=(0, 2), n_judge=12, resolution="orbits")
+    plan = outline_of_sizes([5] * 3, 16, searched=(0, 2), n_judge=3, resolution="orbits")
     rounds, _ = judged(SHORTCUTS, plan, lambda t: "transplant" in t.arm or "ring" in t.arm)
     drawn: dict[int, dict[int, list[int]]] = {0: {}, 2: {}}
     for shard in (shard for each in rounds for shard in each):
@@ -225,11 +225,6 @@ def test_further_looks_are_at_other_images_of_other_classes() -> None:
         assert len({tuple(receivers) for receivers in by_draw.values()}) == 4
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a rung whose null was not drawn counts for more than one whose null did all it did, so that"
-    " the class stays open however many images it is shown",
-)
 def test_a_class_that_the_orbits_of_any_image_turn_hangs_on_none_of_its_own() -> None:
     """Every exchange turns every image, whoever gives: nothing in it is of the class."""
     _, finding = judged(SHORTCUTS, outline(32), lambda t: "transplant" in t.arm or "ring" in t.arm)

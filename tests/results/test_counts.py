@@ -38,11 +38,11 @@ def test_rates_and_difference_are_those_of_the_images(pairs: list[tuple[bool, bo
     assert counted.p_value == paired_p_value(counted.only_first, counted.only_second)
 
 
-@given(outcomes, outcomes)
-def test_two_samples_add_up_to_the_counts_of_both_together(
-    one: list[tuple[bool, bool]], other: list[tuple[bool, bool]]
-) -> None:
-    assert paired_of(one) + paired_of(other) == paired_of([*one, *other])
+def test_sources_decide_where_images_share_them() -> None:
+    """Four images of each of five donors: as sure as five, not as twenty."""
+    counted = Paired(n=20, both=0, only_first=20, only_second=0, leaning_first=5, leaning_second=0)
+    assert counted.p_value == pytest.approx(2**-5)
+    assert counted.difference == 1.0
 
 
 def test_the_p_value_asks_whether_the_first_is_the_more_frequent() -> None:
