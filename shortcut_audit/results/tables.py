@@ -67,7 +67,7 @@ def _classes(result: AuditResult) -> Iterator[Chunk]:
 def null_share(rung: Rung, null: Paired | None) -> float | None:
     """Share of other images that a null turned: called by the class under it, less as they are.
 
-    `null`: `rung.flips_over_foreign` or `rung.flips_over_random`; None where it was not drawn.
+    `null`: `rung.flips_over_foreign` or another null; None where it was not drawn.
     """
     if null is None or not null.n:
         return None
@@ -86,6 +86,7 @@ def _verdict(item: ClassShortcut) -> Chunk:
         "sufficient_share": item.sufficient_share,
         "transplant_flip": best and best.flip_rate,
         "transplant_null_foreign": best and null_share(best, best.flips_over_foreign),
+        "transplant_null_erased": best and null_share(best, best.flips_over_erased),
         "transplant_null_random": best and null_share(best, best.flips_over_random),
         "necessity_drop": best and best.necessity_drop,
         "n_orbits_best": best and best.n_orbits,
@@ -102,6 +103,7 @@ def _verdict(item: ClassShortcut) -> Chunk:
 _PAIRS = {
     "flips": ("after", "before"),
     "flips_over_foreign": ("own", "null"),
+    "flips_over_erased": ("own", "null"),
     "flips_over_random": ("own", "null"),
     "losses": ("before", "after"),
     "losses_over_random": ("null", "own"),
@@ -143,6 +145,7 @@ def _rung(rung: Rung) -> Chunk:
         **row,
         "sufficiency": rung.sufficiency,
         "transplant_null_foreign": null_share(rung, rung.flips_over_foreign),
+        "transplant_null_erased": null_share(rung, rung.flips_over_erased),
         "transplant_null_random": null_share(rung, rung.flips_over_random),
     }
 
@@ -326,6 +329,7 @@ _VERDICT_NUMBERS = (
     "sufficient_share",
     "transplant_flip",
     "transplant_null_foreign",
+    "transplant_null_erased",
     "transplant_null_random",
     "necessity_drop",
     "share_best",
@@ -349,6 +353,7 @@ _LADDER_DTYPES = {
     },
     "sufficiency": "float64",
     "transplant_null_foreign": "float64",
+    "transplant_null_erased": "float64",
     "transplant_null_random": "float64",
 }
 # Columns that may hold missing values: a chunk of nothing else must not change their type.
