@@ -248,12 +248,17 @@ def nulls(outline: Outline, images: AuditImages, case: Case, counts: KeptCounts)
 
 
 def _with_choice(outline: Outline, case: Case, rungs: Sequence[Rung]) -> list[int]:
-    """Orbits of those rungs whose radii have enough others to draw from."""
-    radius = np.rint(outline.grid.radius)
+    """Orbits of those rungs whose radii have enough others to draw from.
+
+    Where a radius has no other orbit at all (the corner), random ones would be the very same.
+    """
+    radius = np.rint(outline.grid.radius).astype(np.int64)
+    n_there = np.bincount(radius[1:], minlength=radius.max() + 1)
     chosen = []
     for n in sorted({rung.n_orbits for rung in rungs}):
-        n_there = int(np.isin(radius, np.unique(radius[case.order[:n]])).sum())
-        if n_there >= _LEAST_CHOICE * n:
+        own = np.bincount(radius[case.order[:n]], minlength=len(n_there))
+        there = n_there[own > 0]
+        if there.sum() >= _LEAST_CHOICE * n and (there > own[own > 0]).all():
             chosen.append(n)
     return chosen
 
