@@ -351,9 +351,12 @@ def _needed(case: _Case) -> str:
     corrections = case.q_value / pair.p_value if 0 < pair.p_value < 1 else len(item.ladder)
     more = n
     for factor in (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-        more = math.ceil(n * factor)
-        first, second = round(pair.only_first * factor), round(pair.only_second * factor)
-        low, high = paired_interval(round(pair.both * factor), first, second, more)
+        both, first, second = (
+            round(count * factor) for count in (pair.both, pair.only_first, pair.only_second)
+        )
+        # Each rounded up by half, they may come to more than the whole.
+        more = max(math.ceil(n * factor), both + first + second)
+        low, high = paired_interval(both, first, second, more)
         sure = corrections * paired_p_value(first, second) <= SIGNIFICANT and low > 0
         if (rate >= EFFECT and sure) or (rate < EFFECT and _weight(case.rung) * high < RULED_OUT):
             break
