@@ -145,9 +145,10 @@ def test_a_dry_run_at_224_counts_every_pass_and_writes_nothing(
     # 10 classes x 5 search images x (25,090 orbits, and a clean pass for each of 4 slices of orbits);
     # 100 predictions; 50 judgement images x (their own map, 3 others, and none).
     kept = 50 * 5
-    # Six rungs: all transplanted, four of them removed. Three with a null of foreign and one of random
-    # orbits, two removed besides, two with random orbits removed; two rings with foreign ones, removed.
-    deciding = 6 + 4 + 3 + 3 + 2 + 2 + 2 * 2
+    # Six rungs: all transplanted, four of them removed. Three with foreign, with no and with random
+    # orbits in their place, two removed besides, two with random orbits removed; two rings with
+    # foreign ones, with none, removed.
+    deciding = 6 + 4 + 3 * 3 + 2 + 2 + 2 * 3
     # Four rungs kept of own images and of others, once at random; eight rings and the corners; two
     # colours.
     telling = 2 * 4 + 1 + 9 + 2

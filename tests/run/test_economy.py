@@ -39,13 +39,7 @@ class CountingSet:
         return self.pairs[index]
 
 
-SCATTERED = pytest.mark.xfail(
-    strict=True,
-    reason="shards of one block of images do not stand together in the rounds of the judgement",
-)
-
-
-@pytest.mark.parametrize("passes_per_shard", [pytest.param(10, marks=SCATTERED), 30, 8192])
+@pytest.mark.parametrize("passes_per_shard", [10, 30, 8192])
 def test_every_image_is_decoded_once_and_transformed_once_a_round(
     passes_per_shard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
