@@ -58,7 +58,7 @@ def selftest(
         "--size",
         help="Bring images to N or HxW pixels. [default: their own; shapes: 32 and others]",
     ),
-    seed: int = typer.Option(0, "--seed", help="Seed of images, plants, training and audits."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of images, plants, training and audits."),
 ) -> None:
     """Plant known shortcuts, train models on them, audit the models, and count hits and false alarms.
 

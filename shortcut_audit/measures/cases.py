@@ -167,16 +167,25 @@ def case_of(
 
 
 def _without_lines(grid: FrequencyGrid, energy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Energy of each orbit, but no more than the strongest of its neighbours in the plane holds."""
+    """Energy of each orbit, but no more than the strongest of its neighbours in the plane holds, next to
+    it and one further away."""
     plane = energy[grid.orbit_of_bin] / grid.members[grid.orbit_of_bin]
     # The other half of the plane is its mirror image, and both wrap around.
     full = np.concatenate(
         [plane, np.roll(plane[::-1], 1, axis=0)[:, 1 : (grid.width + 1) // 2][:, ::-1]], axis=1
     )
-    shifts = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
+    near = range(-2, 3)
+    shifts = [(a, b) for a in near for b in near if (a, b) != (0, 0)]
     # DC is no neighbour: it holds more than all else.
     full[0, 0] = 0.0
-    strongest = np.max([np.roll(full, shift, axis=(0, 1)) for shift in shifts], axis=0)
+    # A line that lies between two bins, and two lines side by side, have each other next to them.
+    strongest = np.min(
+        [
+            np.max([np.roll(full, at, axis=(0, 1)) for at in shifts if max(map(abs, at)) == away], axis=0)
+            for away in (1, 2)
+        ],
+        axis=0,
+    )
     capped: NDArray[np.float64] = np.minimum(energy, strongest[grid.rows, grid.columns] * grid.members)
     return capped
 
@@ -185,9 +194,10 @@ def _without_lines(grid: FrequencyGrid, energy: NDArray[np.float64]) -> NDArray[
 
 
 def n_own(outline: Outline, case: Case) -> int:
-    """Judgement images of a class."""
-    start, stop = outline.judge_rows[case.class_index]
-    return stop - start
+    """Judgement images of a class that are tried: no more than there are others, each used once."""
+    sizes = [stop - start for start, stop in outline.judge_rows]
+    own = sizes[case.class_index]
+    return min(own, sum(sizes) - own)
 
 
 def n_side(n_images: int) -> int:

@@ -72,14 +72,17 @@ def kept_map_shards(measure: str, outline: Outline, kept: BoolArray) -> list[Sha
 def maps_judged_on(outline: Outline, class_index: int) -> NDArray[np.int64]:
     """Places in `Outline.searched` of the maps that images of a class are judged under.
 
-    All of them where there are few; else the class's own and some others, drawn for every class anew.
+    All of them where there are few; else the class's own and some others, dealt in turn, so that every
+    map is judged on images of as many other classes.
     """
     searched = np.array(outline.searched)
     own = np.flatnonzero(searched == class_index)
     others = np.flatnonzero(searched != class_index)
     if len(others) > _OTHER_MAPS:
-        generator = np.random.default_rng([outline.settings.seed, class_index])
-        others = generator.choice(others, _OTHER_MAPS, replace=False)
+        generator = np.random.default_rng(outline.settings.seed)
+        steps = 1 + generator.permutation(len(searched) - 1)[:_OTHER_MAPS]
+        place = int(own[0]) if len(own) else class_index
+        others = (place + steps) % len(searched)
     return np.sort(np.concatenate([own, others])).astype(np.int64)
 
 

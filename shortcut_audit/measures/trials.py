@@ -114,14 +114,17 @@ def _evenly(
     n: int, classes: Sequence[tuple[int, int]], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """`n` rows, from the classes (start, stop) in turn, each class in an order of its own."""
-    orders = [generator.permutation(np.arange(*rows)) for rows in classes]
-    turns = max(len(order) for order in orders)
-    dealt = [
-        order[turn]
-        for turn in range(turns)
-        for order in (orders[k] for k in generator.permutation(len(orders)))
-        if turn < len(order)
-    ]
+    orders: dict[int, NDArray[np.int64]] = {}
+    dealt: list[int] = []
+    for turn in range(max(stop - start for start, stop in classes)):
+        for number in generator.permutation(len(classes)).tolist():
+            if number not in orders:
+                orders[number] = generator.permutation(np.arange(*classes[number]))
+            if turn < len(orders[number]):
+                dealt.append(int(orders[number][turn]))
+            # With a thousand classes, most are never come to.
+            if len(dealt) == n:
+                return np.array(dealt, dtype=np.int64)
     return np.resize(np.array(dealt, dtype=np.int64), n)
 
 
@@ -217,9 +220,8 @@ def trial_images(given: _Images, trial: Trial, images: Tensor) -> Tensor:
         return transplant(given.receivers[images], donors[images], mask, width)
     dc_stays = given.subject.settings.dc == "keep"
     if arm in ("remove ring", "erase ring"):
-        rest = ~given.ring_mask(n_orbits)
         source = given.receivers if arm == "erase ring" else own
-        return apply_mask(source[images], given.with_dc(rest, dc_stays), width)
+        return apply_mask(source[images], ~given.ring_mask(n_orbits), width)
     shuffled = arm.endswith("random")
     masks = given.masks(n_orbits, images, shuffled=shuffled)
     if arm.startswith("transplant"):
@@ -227,7 +229,8 @@ def trial_images(given: _Images, trial: Trial, images: Tensor) -> Tensor:
         return transplant(given.receivers[images], donors[images], masks, width)
     if arm.startswith("remove") or arm == "erase":
         source = given.receivers if arm == "erase" else own
-        return apply_mask(source[images], given.with_dc(~masks, dc_stays), width)
+        # What is missing are the orbits alone: DC stays, as it does in a transplant.
+        return apply_mask(source[images], ~masks, width)
     source = given.receivers if arm == "keep foreign" else own
     return apply_mask(source[images], given.with_dc(masks, dc_stays), width)
 

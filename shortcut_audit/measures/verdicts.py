@@ -299,8 +299,8 @@ def _reason(case: _Case, confounds: Sequence[Confound]) -> str:
     elif case.verdict == "no shortcut":
         text = (
             f"No sliver of the spectrum turns other images into {name}: at most"
-            f" {_percent(max(case.score, 0))} over what other images' orbits do (up to"
-            f" {_percent(case.high)} cannot be excluded)."
+            f" {_percent(max(case.score, 0))} over every null (up to"
+            f" {_percent(max(case.high, case.score, 0))} cannot be excluded)."
         )
     else:
         text += (
@@ -348,7 +348,8 @@ def _needed(case: _Case) -> str:
     item, pair = case.item, min(case.comparisons, key=lambda each: each.interval[0])
     n, rate = pair.n, min(max(case.score, 0.0), 1.0)
     # What corrections have made of p so far they will make of it then.
-    corrections = case.q_value / pair.p_value if 0 < pair.p_value < 1 else len(item.ladder)
+    made = case.q_value / pair.p_value if pair.p_value > 0 else 0.0
+    corrections = max(made, len(item.ladder))
     more = n
     for factor in (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32):
         both, first, second = (

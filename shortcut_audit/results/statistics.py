@@ -147,7 +147,7 @@ def images_for_reliability(found: float | None, n_images: int, target: float) ->
     >>> images_for_reliability(0.5, 50, 0.8)
     200
     """
-    if found is None or found <= 0 or found >= target:
+    if found is None or not 0 < found < target:
         return None
     needed = n_images * target * (1 - found) / (found * (1 - target))
     step = 10 ** max(0, math.floor(math.log10(needed)) - 1)
