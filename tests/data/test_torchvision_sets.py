@@ -321,6 +321,8 @@ def test_binary_files_of_another_length_are_refused(tmp_path: Path) -> None:
         (gzip.compress(idx(np.zeros(3, np.uint8))), "holds no images"),
         (gzip.compress(idx(np.zeros((3, 28, 28), np.uint8))), "do not have a label each"),
     ],
+    # Packed bytes hold the time; as names they would differ between the processes of one test run.
+    ids=["cut", "short", "long", "no values", "other type", "stub", "unpacked", "labels", "images"],
 )
 def test_damaged_files_of_mnists_format_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     folder = write_mnist(tmp_path)
