@@ -25,7 +25,14 @@ from shortcut_audit.measures.interface import (
 )
 from shortcut_audit.measures.kept_maps import KeptCounts
 from shortcut_audit.measures.searches.interface import MEASURE as MAPS
-from shortcut_audit.measures.trials import Partners, Trial, called_in_trials, light_order, rings_of
+from shortcut_audit.measures.trials import (
+    Partners,
+    Trial,
+    called_in_trials,
+    light_order,
+    rings_of,
+    without_lines,
+)
 from shortcut_audit.measures.verdicts import WORTH_A_NULL
 from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung
@@ -152,7 +159,7 @@ def case_of(
     # An exchange takes out what is there and puts in what comes: of unrelated phases both add up.
     changed = (own + foreign) / max(foreign[1:].sum(), 1e-300)
     # What an orbit holds beyond its neighbours is a line: no shape makes one, and a loud shortcut does.
-    shapely = (_without_lines(grid, own) + _without_lines(grid, foreign)) / max(foreign[1:].sum(), 1e-300)
+    shapely = (without_lines(grid, own) + without_lines(grid, foreign)) / max(foreign[1:].sum(), 1e-300)
     shapely[0] = np.inf
     rungs = ladder_of(grid.n_orbits - 1)
     order = light_order(rank, shapely, together=_LIGHT, at_most=rungs[-1])
@@ -164,30 +171,6 @@ def case_of(
     )
     short = [n for n in rungs if n < len(order)]
     return Case(column, index, order, changed, (*short, len(order)), rings)
-
-
-def _without_lines(grid: FrequencyGrid, energy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Energy of each orbit, but no more than the strongest of its neighbours in the plane holds, next to
-    it and one further away."""
-    plane = energy[grid.orbit_of_bin] / grid.members[grid.orbit_of_bin]
-    # The other half of the plane is its mirror image, and both wrap around.
-    full = np.concatenate(
-        [plane, np.roll(plane[::-1], 1, axis=0)[:, 1 : (grid.width + 1) // 2][:, ::-1]], axis=1
-    )
-    near = range(-2, 3)
-    shifts = [(a, b) for a in near for b in near if (a, b) != (0, 0)]
-    # DC is no neighbour: it holds more than all else.
-    full[0, 0] = 0.0
-    # A line that lies between two bins, and two lines side by side, have each other next to them.
-    strongest = np.min(
-        [
-            np.max([np.roll(full, at, axis=(0, 1)) for at in shifts if max(map(abs, at)) == away], axis=0)
-            for away in (1, 2)
-        ],
-        axis=0,
-    )
-    capped: NDArray[np.float64] = np.minimum(energy, strongest[grid.rows, grid.columns] * grid.members)
-    return capped
 
 
 # Trials.

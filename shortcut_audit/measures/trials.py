@@ -30,6 +30,7 @@ __all__ = [
     "light_order",
     "rings_of",
     "trial_images",
+    "without_lines",
 ]
 
 Arm = Literal[
@@ -150,6 +151,30 @@ def light_order(
     if not chosen:
         chosen = [int(order[np.argmin(energy_share[order])])]
     return np.array(chosen, dtype=np.int64)
+
+
+def without_lines(grid: FrequencyGrid, energy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Energy of each orbit, but no more than the strongest of its neighbours in the plane holds, next to
+    it and one further away."""
+    plane = energy[grid.orbit_of_bin] / grid.members[grid.orbit_of_bin]
+    # The other half of the plane is its mirror image, and both wrap around.
+    full = np.concatenate(
+        [plane, np.roll(plane[::-1], 1, axis=0)[:, 1 : (grid.width + 1) // 2][:, ::-1]], axis=1
+    )
+    near = range(-2, 3)
+    shifts = [(a, b) for a in near for b in near if (a, b) != (0, 0)]
+    # DC is no neighbour: it holds more than all else.
+    full[0, 0] = 0.0
+    # A line that lies between two bins, and two lines side by side, have each other next to them.
+    strongest = np.min(
+        [
+            np.max([np.roll(full, at, axis=(0, 1)) for at in shifts if max(map(abs, at)) == away], axis=0)
+            for away in (1, 2)
+        ],
+        axis=0,
+    )
+    capped: NDArray[np.float64] = np.minimum(energy, strongest[grid.rows, grid.columns] * grid.members)
+    return capped
 
 
 def rings_of(grid: FrequencyGrid, n_rings: int) -> NDArray[np.int32]:

@@ -133,8 +133,9 @@ def filtered_by_replica(
         return transplant_bins(receiver, own, zero)
     if trial.arm == "colour foreign":
         return transplant_bins(receiver, foreign, zero)
-    if trial.arm in ("remove", "remove ring"):
-        return remove_bins(own, bins | (zero if dc == "drop" else set()))
+    if trial.arm in ("remove", "remove ring", "erase", "erase ring"):
+        # DC stays, whatever the policy: what is missing are the orbits alone.
+        return remove_bins(receiver if trial.arm.startswith("erase") else own, bins)
     assert trial.arm in ("keep", "keep foreign")
     source = receiver if trial.arm == "keep foreign" else own
     return keep_bins(source, bins | (zero if dc == "keep" else set()))
@@ -143,12 +144,12 @@ def filtered_by_replica(
 TRIALS = [
     *(
         Trial(arm, n)  # type: ignore[arg-type]
-        for arm in ("transplant", "transplant foreign", "remove", "keep", "keep foreign")
+        for arm in ("transplant", "transplant foreign", "erase", "remove", "keep", "keep foreign")
         for n in (1, 4, 9)
     ),
     *(
         Trial(arm, ring)  # type: ignore[arg-type]
-        for arm in ("ring", "ring foreign", "remove ring")
+        for arm in ("ring", "ring foreign", "erase ring", "remove ring")
         for ring in range(1, N_RINGS + 2)
     ),
     Trial("colour"),
