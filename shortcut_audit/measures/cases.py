@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +47,6 @@ __all__ = [
     "effects",
     "energies_of",
     "importance_of",
-    "kind_of",
     "ladder_of",
     "n_own",
     "n_side",
@@ -115,10 +113,6 @@ class Case:
 
     def outcome(self, draw: int, trial: Trial) -> NDArray[np.bool_] | None:
         return self.called[draw].get(trial) if draw < len(self.called) else None
-
-
-def kind_of(shard: Shard) -> str:
-    return "" if shard.work is None else shard.work.kind
 
 
 # What images hold.
@@ -346,8 +340,7 @@ def take_in(
             case.called.append({})
         parts: dict[Trial, list[NDArray[np.bool_]]] = {}
         for shard, total in done_of(case.class_index):
-            if shard.work is None or shard.work.kind != TRIALS:
-                continue
+            assert shard.work is not None
             trials = [Trial.of(code) for code in shard.work.arrays["trials"].tolist()]
             for trial, outcome in zip(trials, total["called"].astype(np.bool_), strict=True):
                 parts.setdefault(trial, []).append(outcome)
@@ -408,27 +401,20 @@ def _pooled(outcomes: Sequence[tuple[NDArray[np.bool_], NDArray[np.bool_]]]) -> 
     )
 
 
-def _before(outline: Outline, images: AuditImages, case: Case, counts: KeptCounts, draw: int) -> Any:
-    """Receivers of a draw that are called by the class as they are, bool (n,)."""
-    output = images.outputs[case.class_index]
-    called = np.zeros(max(stop for _, stop in outline.judge_rows), dtype=np.bool_)
-    for index, (start, stop) in enumerate(outline.judge_rows):
-        called[start:stop] = counts.predicted[index] == output
-    return called[case.partners[draw].receivers]
-
-
 def rungs_tried(
     outline: Outline, images: AuditImages, case: Case, counts: KeptCounts
 ) -> tuple[tuple[Rung, ...], list[NDArray[np.int64]]]:
     """The rungs of a class as far as they were tried, and the orbits of each."""
     grid = outline.grid
-    clean = counts.predicted[case.class_index] == images.outputs[case.class_index]
-    before = [_before(outline, images, case, counts, draw) for draw in range(len(case.partners))]
+    called = counts.called(outline, images.outputs[case.class_index])
+    clean = called[slice(*outline.judge_rows[case.class_index])]
+    before = [called[partners.receivers] for partners in case.partners]
     everywhere = np.arange(grid.n_orbits) > 0
+    ring_of_orbit = rings_of(grid, _N_RINGS)
     rungs, orbits = [], []
     for place, number in enumerate((*case.rungs, *case.rings)):
         ring = place >= len(case.rungs)
-        own = np.flatnonzero(rings_of(grid, _N_RINGS) == number) if ring else case.order[:number]
+        own = np.flatnonzero(ring_of_orbit == number) if ring else case.order[:number]
         chosen = np.zeros(grid.n_orbits, dtype=np.bool_)
         chosen[own] = True
         put = Trial("ring", number) if ring else Trial("transplant", number)

@@ -142,8 +142,8 @@ def _example(
 
 @dataclass
 class KeptCounts:
-    """Sums over the shards: `own_kept` images called by each map's class, `n` judged, both (n_classes of
-    the data, n_searched); `predicted` outputs of judgement images by row; `examples` by class."""
+    """Sums over the shards: `kept_called` images called by each map's class, `n` judged, both (n_classes
+    of the data, n_searched); `predicted` outputs of judgement images by row; `examples` by class."""
 
     kept_called: NDArray[np.int64]
     n: NDArray[np.int64]
@@ -164,6 +164,13 @@ class KeptCounts:
             if "example" in total:
                 held.examples[index] = total
         return held
+
+    def called(self, outline: Outline, output: int) -> NDArray[np.bool_]:
+        """Whether each image, by row, is called by an output as it is; search images count as not."""
+        called = np.zeros(max(stop for _, stop in outline.judge_rows), dtype=np.bool_)
+        for index, rows in enumerate(outline.judge_rows):
+            called[slice(*rows)] = self.predicted[index] == output
+        return called
 
     def rates(self, outline: Outline, images: AuditImages, column: int) -> dict[str, Rate]:
         """TPR and FPR of a map, kept and full."""

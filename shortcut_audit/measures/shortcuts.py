@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from shortcut_audit.measures.cases import (
     effects,
     energies_of,
     importance_of,
-    kind_of,
     ladder_of,
     n_own,
     n_side,
@@ -39,6 +38,7 @@ from shortcut_audit.measures.interface import (
     Advance,
     Arrays,
     Block,
+    Done,
     Outline,
     Round,
     Rounds,
@@ -119,10 +119,10 @@ class Shortcuts:
         maps = found[f"{MAPS}/kept"].astype(np.bool_)
         energy = image_shards(self.name, outline, "search", 0)
         energy = [replace(shard, work=Work(ENERGY, {})) for shard in energy]
-        done = yield asked([*energy, *kept_map_shards(self.name, outline, maps)])
-        everything = [pair for index in range(outline.n_classes) for pair in done.of(index)]
-        counts = KeptCounts.of(outline, (pair for pair in everything if kind_of(pair[0]) == KEPT_MAPS))
-        energies = energies_of(outline, (pair for pair in everything if kind_of(pair[0]) == ENERGY))
+        done = yield asked(energy)
+        energies = energies_of(outline, _all_of(outline, done))
+        done = yield asked(kept_map_shards(self.name, outline, maps))
+        counts = KeptCounts.of(outline, _all_of(outline, done))
         rank = found[f"{MAPS}/rank"]
         cases = [
             case_of(outline, column, rank[column], energies) for column in range(len(outline.searched))
@@ -263,6 +263,12 @@ class Shortcuts:
                 )
             )
         return shards
+
+
+def _all_of(outline: Outline, done: Done) -> Iterator[tuple[Shard, Totals]]:
+    """Totals of all classes, one in memory at a time."""
+    for index in range(outline.n_classes):
+        yield from done.of(index)
 
 
 def _finding(

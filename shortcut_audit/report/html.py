@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from numpy.typing import NDArray
 
 from shortcut_audit.report.data_page import data_page
+from shortcut_audit.report.environment import rendered
 from shortcut_audit.report.figures import LARGE, image_uri, map_bytes, picture_uri
 from shortcut_audit.report.summary import (
     class_sentence,
-    duration,
     fidelity_text,
     importance_words,
-    interval_text,
     measured_sentences,
-    percent,
     search_sentences,
     truth_sentences,
 )
@@ -93,26 +90,20 @@ def write_report(result: AuditResult, path: str | Path) -> Path:
 
 def render(result: AuditResult) -> str:
     """The page as text; equal results give equal bytes."""
-    environment = Environment(
-        loader=PackageLoader("shortcut_audit.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=percent,
-        interval=interval_text,
-        duration=duration,
-        fidelity=fidelity_text,
-        number=number_text,
-        flips=flips_text,
-        nulls=nulls_text,
-        paired=paired_text,
-    )
     content = data_page(result) if result.of_data else _model_page(result)
-    return environment.get_template("data.html.j2" if result.of_data else "model.html.j2").render(
-        result=result, truth_sentences=truth_sentences(result), **content
+    filters: dict[str, Callable[..., Any]] = {
+        "fidelity": fidelity_text,
+        "number": number_text,
+        "flips": flips_text,
+        "nulls": nulls_text,
+        "paired": paired_text,
+    }
+    return rendered(
+        "data.html.j2" if result.of_data else "model.html.j2",
+        filters,
+        result=result,
+        truth_sentences=truth_sentences(result),
+        **content,
     )
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import seaborn as sns
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from shortcut_audit.report.environment import rendered
 from shortcut_audit.report.figures import image_uri, png_bytes
-from shortcut_audit.report.summary import duration, interval_text, percent
 from shortcut_audit.results.counts import Rate
 from shortcut_audit.results.selftest import (
     NARROW,
@@ -207,15 +206,9 @@ def selftest_figure(result: SelfTestResult) -> Figure:
 
 def render_selftest(result: SelfTestResult) -> str:
     """The page as text; equal results give equal bytes."""
-    environment = Environment(
-        loader=PackageLoader("shortcut_audit.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, interval=interval_text, duration=duration)
-    return environment.get_template("selftest.html.j2").render(
+    return rendered(
+        "selftest.html.j2",
+        {},
         result=_View(_provenance(result), _notes(result)),
         test=result,
         truth_sentences=[],

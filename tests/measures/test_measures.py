@@ -205,8 +205,8 @@ def test_planned_passes_of_the_judgement_are_those_where_every_null_is_drawn(
 def test_what_is_clear_at_first_sight_is_shown_no_more_images() -> None:
     for says, verdict in ((turned, "shortcut"), (lambda trial: trial.arm == "remove", "no shortcut")):
         rounds, finding = judged(SHORTCUTS, outline(32), says)
-        # Energies and maps, effects, nulls, pictures.
-        assert len(rounds) == 4
+        # Energies, maps, effects, nulls, pictures.
+        assert len(rounds) == 5
         assert [item.verdict for item in finding.by_class] == [verdict] * 2
         assert {item.best.flips.n for item in finding.by_class if item.best} == {40}
 
