@@ -28,7 +28,7 @@ from shortcut_audit.run.engines import Engine
 from shortcut_audit.run.ledger import Ledger
 from shortcut_audit.run.plan import SPLITS, Ground, Task, passes_by_measure, tasks_of, tasks_of_round
 
-__all__ = ["Execution", "ShardWorker", "Watch", "execute"]
+__all__ = ["Execution", "ShardWorker", "Watch", "execute", "run_measure"]
 
 
 @dataclass
@@ -191,6 +191,27 @@ def execute(
             measure.name: sum(t.shard.n_passes for t in run.done if t.measure.name == measure.name)
             for measure in MEASURES
         },
+    )
+
+
+def run_measure(
+    measure: MeasureInRounds,
+    subject: Subject,
+    model: ModelProvenance,
+    ledger: Ledger,
+    engine: Engine,
+    watch: Watch,
+    found: Arrays,
+) -> Execution:
+    """Run what is missing of one measure alone, as if `found` had been found before it."""
+    ground = Ground(subject.outline, subject.images, model, subject.classifier.device.type)
+    run = _Run(ground, ledger, engine, ShardWorker(subject, dict(found)), watch)
+    finding, arrays = _in_rounds(measure, run, 0)
+    return Execution(
+        findings=(finding,),
+        arrays=arrays,
+        measuring_seconds=sum(_seconds(run.done, ledger)),
+        passes_by_measure={measure.name: sum(task.shard.n_passes for task in run.done)},
     )
 
 
