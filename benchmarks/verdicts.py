@@ -160,6 +160,27 @@ CASES = {
             other("block-grid", "ship", strength=6.0),
         ),
     ),
+    "cifar loud": Case(
+        "cifar",
+        SMALL,
+        6,
+        (
+            other("texture", "frog", radius=(5, 8), strength=20.0, phase="random"),
+            other("texture", "horse", radius=(10, 13), strength=24.0, phase="random"),
+            waves("cat", [(4, 3)], 28.0),
+            other("checkerboard", "bird", strength=20.0),
+        ),
+    ),
+    "fashion loud": Case(
+        "fashion",
+        MEDIUM,
+        5,
+        (
+            other("texture", "Trouser", radius=(6, 9), strength=12.0, phase="random"),
+            waves("Coat", [(5, 8)], 20.0),
+            other("block-grid", "Ankle boot", strength=12.0, block=7),
+        ),
+    ),
     "fashion clean": Case("fashion", SMALL, 5),
     "fashion waves": Case(
         "fashion",

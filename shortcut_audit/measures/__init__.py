@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from shortcut_audit.measures.class_spectra import ClassSpectra
 from shortcut_audit.measures.dominant_frequencies import DominantFrequencies
-from shortcut_audit.measures.interface import Measure, MeasureInRounds
+from shortcut_audit.measures.interface import Measure, MeasureInRounds, Outline
 from shortcut_audit.measures.predictions import Predictions
 from shortcut_audit.measures.shortcuts import Shortcuts
 
-__all__ = ["MEASURES"]
+__all__ = ["MEASURES", "measures_of"]
 
 MEASURES: tuple[Measure | MeasureInRounds, ...] = (
     Predictions(),
@@ -16,3 +16,9 @@ MEASURES: tuple[Measure | MeasureInRounds, ...] = (
     DominantFrequencies(),
     Shortcuts(),
 )
+
+
+def measures_of(outline: Outline) -> tuple[Measure | MeasureInRounds, ...]:
+    """The measures that an audit takes; those of shifted images where there are any."""
+    del outline
+    return MEASURES

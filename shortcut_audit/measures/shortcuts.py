@@ -63,7 +63,9 @@ from shortcut_audit.measures.verdicts import decided, extent_of, with_scores
 from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.shortcut_findings import ClassShortcut, ShortcutsFinding
 
-__all__ = ["Shortcuts"]
+__all__ = ["NAME", "Shortcuts"]
+
+NAME = "shortcuts"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Shortcuts:
     where there is an effect, then more images where the verdict is open.
     """
 
-    name: str = "shortcuts"
+    name: str = NAME
     revision: int = 2
     split: Split = "judge"
 
@@ -283,11 +285,18 @@ def _finding(
         item.model_copy(update=evidence_fields(images, item, pictures.get(case.class_index)))
         for case, item in zip(cases, items, strict=True)
     )
-    arrays: Arrays = {}
+    arrays: Arrays = {
+        f"{NAME}/order": np.zeros((len(cases), outline.grid.n_orbits), dtype=np.int32),
+        f"{NAME}/best": np.zeros((len(cases), outline.grid.n_orbits), dtype=np.bool_),
+    }
+    for row, (case, item) in enumerate(zip(cases, items, strict=True)):
+        arrays[f"{NAME}/order"][row, case.order] = np.arange(1, len(case.order) + 1)
+        if item.best is not None:
+            arrays[f"{NAME}/best"][row, orbits_of(case, item.best, outline.grid)] = True
     examples = [counts.examples[i]["example"] for i in outline.searched if i in counts.examples]
     if examples:
-        arrays["shortcuts/examples"] = np.stack(examples)
+        arrays[f"{NAME}/examples"] = np.stack(examples)
     shown = [pictures[case.class_index][1]["pictures"] for case in cases if case.class_index in pictures]
     if shown:
-        arrays["shortcuts/evidence"] = np.stack(shown)
+        arrays[f"{NAME}/evidence"] = np.stack(shown)
     return ShortcutsFinding(by_class=by_class), arrays

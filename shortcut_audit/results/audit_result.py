@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "AuditResult", "GridShape", "SkippedImage"]
 
-FORMAT = 4
+FORMAT = 5
 
 F = TypeVar("F", bound=BaseModel)
 _NO_MODEL = "This is an audit of data, without a model."
@@ -63,7 +63,7 @@ class AuditResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[4], Field(description="Format number of this file.")] = 4
+    format: Annotated[Literal[5], Field(description="Format number of this file.")] = 5
     provenance: Provenance
     settings: AuditSettings | DataAuditSettings
     grid: GridShape

@@ -176,10 +176,12 @@ class ClassShortcut(Frozen):
 class ShortcutsFinding(Frozen):
     """What each class's own map does to images that the search never saw, and the verdicts.
 
-    Arrays: `shortcuts/examples` (n_examples, 3, C, H, W) pixels in [0,1] of the classes that name an
-    `example`, in order: original, only the map kept, the map removed. `shortcuts/evidence` (n, 3, C, H,
-    W) of the classes' `evidence` pictures, in order: receiver as it is, donor, receiver with the donor's
-    orbits.
+    Arrays, in the order of `by_class`: `shortcuts/order` (n_searched_classes, n_orbits) int32, the place
+    of each light orbit in the ladder (1 = first, 0 = not tried one by one); `shortcuts/best` (the same
+    shape) bool, the orbits of the best rung. `shortcuts/examples` (n_examples, 3, C, H, W) pixels in
+    [0,1] of the classes that name an `example`, in order: original, only the map kept, the map removed.
+    `shortcuts/evidence` (n, 3, C, H, W) of the classes' `evidence` pictures, in order: receiver as it is,
+    donor, receiver with the donor's orbits.
     """
 
     measure: Literal["shortcuts"] = "shortcuts"

@@ -179,9 +179,9 @@ def load_result(folder: Path) -> AuditResult:
             f"{path} has format {found}; this version reads up to {FORMAT}.",
             "Upgrade shortcut-audit.",
         )
-    if type(found) is int and found in (1, 2, 3):
-        # Format 2 added audits of data, format 3 searches other than the exact one, format 4 verdicts;
-        # what an older result cannot have has defaults that say so.
+    if type(found) is int and found in (1, 2, 3, 4):
+        # Format 2 added audits of data, format 3 searches other than the exact one, format 4 verdicts,
+        # format 5 shifted images; what an older result cannot have has defaults that say so.
         content["format"] = FORMAT
     try:
         result = AuditResult.model_validate(content)

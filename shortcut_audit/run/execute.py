@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from shortcut_audit.errors import AuditError
-from shortcut_audit.measures import MEASURES
+from shortcut_audit.measures import measures_of
 from shortcut_audit.measures.interface import (
     Advance,
     Arrays,
@@ -168,11 +168,12 @@ def execute(
     run = _Run(ground, ledger, engine, ShardWorker(subject), watch)
     found: dict[str, tuple[Finding, Arrays]] = {}
     planned = passes_by_measure(outline)
-    known = {m.name: m for m in MEASURES if not isinstance(m, MeasureInRounds)}
+    measures = measures_of(outline)
+    known = {m.name: m for m in measures if not isinstance(m, MeasureInRounds)}
     for split in SPLITS:
         tasks = tasks_of(split, ground, run.worker.found)
         run.tasks(tasks, _passes_left(planned, run, tasks))
-        for measure in MEASURES:
+        for measure in measures:
             if isinstance(measure, MeasureInRounds) and measure.split == split:
                 left = _passes_left({**planned, measure.name: 0}, run, [])
                 found[measure.name] = _in_rounds(measure, run, left)
@@ -182,14 +183,14 @@ def execute(
     for name, measure in known.items():
         own = [task for task in run.done if task.measure.name == name]
         found[name] = measure.finish(outline, images, _totals(own, ledger))
-    ordered = [found[measure.name] for measure in MEASURES]
+    ordered = [found[measure.name] for measure in measures]
     return Execution(
         findings=tuple(finding for finding, _ in ordered),
         arrays={name: array for _, own in ordered for name, array in own.items()},
         measuring_seconds=sum(_seconds(run.done, ledger)),
         passes_by_measure={
             measure.name: sum(t.shard.n_passes for t in run.done if t.measure.name == measure.name)
-            for measure in MEASURES
+            for measure in measures
         },
     )
 

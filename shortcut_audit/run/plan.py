@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shortcut_audit.data.pixels import AuditImages
 from shortcut_audit.fourier.grid import FrequencyGrid
-from shortcut_audit.measures import MEASURES
+from shortcut_audit.measures import measures_of
 from shortcut_audit.measures.interface import (
     Arrays,
     Measure,
@@ -83,7 +83,7 @@ def outline_of(
 
 def passes_by_measure(outline: Outline) -> dict[str, int]:
     """Image passes that each measure takes in all, as far as they are known beforehand."""
-    return {measure.name: _planned_passes(measure, outline) for measure in MEASURES}
+    return {measure.name: _planned_passes(measure, outline) for measure in measures_of(outline)}
 
 
 def _planned_passes(measure: Measure | MeasureInRounds, outline: Outline) -> int:
@@ -112,7 +112,7 @@ def tasks_of(split: Split, ground: Ground, found: Arrays) -> list[Task]:
                 measure.needs(found),
             ),
         )
-        for measure in MEASURES
+        for measure in measures_of(ground.outline)
         if not isinstance(measure, MeasureInRounds)
         for shard in measure.shards(ground.outline, split)
     ]

@@ -92,7 +92,7 @@ def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path)
             del item[name]
     (folder / "result.json").write_text(json.dumps(content))
     back = sa.load_result(folder)
-    assert back.format == FORMAT == 4
+    assert back.format == FORMAT == 5
     found = back.dominant_frequencies
     assert (found.search, found.stopped, found.image_passes) == ("exact", "", None)
     assert {item.resolution for item in found.by_class} == {"orbits"}
@@ -122,7 +122,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "a list":
         result.write_text("[]")
     elif how == "newer format":
-        result.write_text(result.read_text().replace(f'"format": {FORMAT}', '"format": 7'))
+        result.write_text(result.read_text().replace(f'"format": {FORMAT}', '"format": 99'))
     elif how == "impossible rate":
         content = json.loads(result.read_text())
         content["findings"][0]["accuracy"]["hits"] = 10**6
@@ -142,7 +142,7 @@ def damage(folder: Path, how: str) -> None:
         ("half a result", "damaged"),
         ("not json", "damaged"),
         ("a list", "not a result"),
-        ("newer format", "format 7"),
+        ("newer format", "format 99"),
         ("impossible rate", "hits among"),
         ("no arrays", "missing"),
         ("flipped bit", "digest differs"),
