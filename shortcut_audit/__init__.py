@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shortcut_audit.results.audit_result import AuditResult
     from shortcut_audit.results.settings import AuditSettings
     from shortcut_audit.results.store import load_result
+    from shortcut_audit.run.cue_conflict import cue_conflict
     from shortcut_audit.run.library import audit
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "FrequencyMask",
     "__version__",
     "audit",
+    "cue_conflict",
     "load_result",
     "write_report",
 ]
@@ -41,6 +43,7 @@ _HOMES = {
     "AuditSettings": "shortcut_audit.results.settings",
     "FrequencyMask": "shortcut_audit.data.frequency_mask",
     "audit": "shortcut_audit.run.library",
+    "cue_conflict": "shortcut_audit.run.cue_conflict",
     "load_result": "shortcut_audit.results.store",
     "write_report": "shortcut_audit.report.html",
 }

@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from shortcut_audit.cli.audit import audit
+from shortcut_audit.cli.cue_conflict import cue_conflict
 from shortcut_audit.cli.data import data
 from shortcut_audit.cli.demo import demo
 from shortcut_audit.cli.export import export
@@ -29,6 +30,7 @@ __all__ = ["COMMANDS", "app", "main"]
 # In the order of `--help`; a function is a command, an app a group of commands.
 COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "audit": audit,
+    "cue-conflict": cue_conflict,
     "data": data,
     "report": report,
     "export": export,
