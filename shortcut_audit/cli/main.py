@@ -22,6 +22,7 @@ from shortcut_audit.cli.selftest import selftest
 from shortcut_audit.cli.shift import shift
 from shortcut_audit.cli.synth import synth
 from shortcut_audit.cli.train import train
+from shortcut_audit.cli.transfer import transfer
 from shortcut_audit.errors import AuditError
 from shortcut_audit.version import __version__
 
@@ -30,6 +31,7 @@ __all__ = ["COMMANDS", "app", "main"]
 # In the order of `--help`; a function is a command, an app a group of commands.
 COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "audit": audit,
+    "transfer": transfer,
     "cue-conflict": cue_conflict,
     "data": data,
     "report": report,
