@@ -99,6 +99,9 @@ def audit(
     classes: str | None = typer.Option(
         None, "--classes", help="Search only these classes, separated by commas. [default: all]"
     ),
+    shift: list[str] = typer.Option(
+        [], "--shift", help=f"{AuditSettings.model_fields['shifts'].description} May be repeated."
+    ),
     dc: str = _setting("dc", "--dc"),
     domain: str = _setting("domain", "--domain"),
     clip: bool = _setting("clip", "--clip/--no-clip"),
@@ -123,6 +126,7 @@ def audit(
             "patch_sides": parse_counts("patch-sides", patch_sides, "8,4,2,1"),
             "candidates": parse_counts("candidates", candidates, "1000,2000,4000,8000"),
             "steps": steps,
+            "shifts": shift,
             "dc": dc,
             "domain": domain,
             "clip": clip,

@@ -23,6 +23,7 @@ from shortcut_audit.data.sources import ArraySource
 from shortcut_audit.data.splits import OpenedSplit, open_splits
 from shortcut_audit.data.writing import SetWriter, SplitWriter
 from shortcut_audit.errors import DataError, SettingsError
+from shortcut_audit.results.shift_names import parse_severities
 from shortcut_audit.results.store import write_arrays
 from shortcut_audit.version import __version__
 
@@ -32,6 +33,7 @@ __all__ = [
     "Shift",
     "corrupt",
     "corruption_spectrum",
+    "one_thread",
     "parse_severities",
     "parse_shifts",
     "write_shifts",
@@ -139,27 +141,6 @@ def _check_name(name: str) -> None:
         )
 
 
-def parse_severities(text: str) -> tuple[int, ...]:
-    """`3`, `1-5` or `1,3,5` as severities, each once, rising; 0 is the image as it is.
-
-    Raises SettingsError for anything else.
-
-    >>> parse_severities("1,3-5")
-    (1, 3, 4, 5)
-    """
-    found: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-5])(?:\s*-\s*([0-5]))?\s*", part)
-        first, last = (match[1], match[2] or match[1]) if match else ("1", "0")
-        if int(first) > int(last):
-            raise SettingsError(
-                f"{text!r} names no severities.",
-                "Severities are 1 to 5, and 0 for the image as it is: 3, 1-5 or 1,3,5.",
-            )
-        found.update(range(int(first), int(last) + 1))
-    return tuple(sorted(found))
-
-
 def parse_shifts(text: str, severities: str = "1-5", n_channels: int = 3) -> tuple[Shift, ...]:
     """`jpeg:1-5,contrast:3` or `all` as shifts, in the order named.
 
@@ -234,7 +215,7 @@ def write_shifts(
     classes = _written_classes(splits, formats)
     totals: dict[str, SpectrumTotals] = {}
     found: list[ShiftSpectrum] = []
-    with SetWriter(out, classes, formats) as writer, _one_thread():
+    with SetWriter(out, classes, formats) as writer, one_thread():
         for split in splits:
             images = _decoded(split)
             labels = np.array([classes.index(split.source.class_names[n]) for n in images.labels])
@@ -260,7 +241,7 @@ def write_shifts(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Images are small work for many threads: on a busy machine these wait for each other instead."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)

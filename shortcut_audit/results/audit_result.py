@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from shortcut_audit.errors import ResultError
 from shortcut_audit.results.findings import (
     ClassSpectraFinding,
+    CorruptionsFinding,
     DominantFrequenciesFinding,
     Finding,
     InvitationsFinding,
     PredictionsFinding,
     ShortcutsFinding,
     SpectrumProbeFinding,
+    TransferFinding,
     TruthFinding,
 )
 from shortcut_audit.results.provenance import ModelProvenance, Provenance, Timing
@@ -164,6 +166,16 @@ class AuditResult(BaseModel):
     def invitations(self) -> InvitationsFinding:
         """Class-band pairs that invite a shortcut, before any model."""
         return self._finding(InvitationsFinding)
+
+    @property
+    def corruptions(self) -> CorruptionsFinding | None:
+        """Classes under corruptions; None where none were tried."""
+        return self._found(CorruptionsFinding)
+
+    @property
+    def transfer(self) -> TransferFinding | None:
+        """Classes and their shortcuts on other sets; None where none were given."""
+        return self._found(TransferFinding)
 
     @property
     def truth(self) -> TruthFinding | None:

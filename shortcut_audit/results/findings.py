@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from shortcut_audit.results.corruption_findings import CorruptionsFinding
 from shortcut_audit.results.counts import Frozen, Paired, Rate
 from shortcut_audit.results.settings import MapScore, SearchName
 from shortcut_audit.results.shortcut_findings import (
@@ -23,12 +24,14 @@ from shortcut_audit.results.shortcut_findings import (
     ShortcutsFinding,
     Verdict,
 )
+from shortcut_audit.results.transfer_findings import TransferFinding
 
 __all__ = [
     "ClassMap",
     "ClassShortcut",
     "ClassSpectraFinding",
     "Confound",
+    "CorruptionsFinding",
     "DominantFrequenciesFinding",
     "EvidencePicture",
     "ExamplePrediction",
@@ -47,6 +50,7 @@ __all__ = [
     "Rung",
     "ShortcutsFinding",
     "SpectrumProbeFinding",
+    "TransferFinding",
     "TruthFinding",
     "Verdict",
 ]
@@ -299,6 +303,8 @@ Finding = Annotated[
     | InvitationsFinding
     | DominantFrequenciesFinding
     | ShortcutsFinding
+    | CorruptionsFinding
+    | TransferFinding
     | TruthFinding,
     Field(discriminator="measure"),
 ]

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from shortcut_audit.errors import SettingsError
+from shortcut_audit.results.shift_names import shift_names
 
 __all__ = [
     "RESPONSES",
@@ -170,6 +171,15 @@ class AuditSettings(BaseModel):
     skip_unreadable: Annotated[
         bool, Field(description="Leave unreadable images out, and say so, instead of stopping.")
     ] = False
+
+    shifts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(shift_names),
+        Field(
+            description="Corruptions to judge classes under, NAME:SEVERITIES as in jpeg:1-5,haze; a name"
+            " alone has all five severities; all takes every corruption."
+        ),
+    ] = ()
 
     @field_validator("patch_sides", "candidates")
     @classmethod
