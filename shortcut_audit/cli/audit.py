@@ -12,6 +12,7 @@ import typer
 
 from shortcut_audit.cli.options import (
     parse_counts,
+    parse_named,
     parse_names,
     parse_numbers,
     parse_resolution,
@@ -102,6 +103,17 @@ def audit(
     shift: list[str] = typer.Option(
         [], "--shift", help=f"{AuditSettings.model_fields['shifts'].description} May be repeated."
     ),
+    ood: list[str] = typer.Option(
+        [],
+        "--ood",
+        help="NAME=DATA: another set to judge the classes on, as --data takes it. May be repeated.",
+    ),
+    label_map: list[str] = typer.Option(
+        [],
+        "--label-map",
+        help="NAME=FILE.toml: which classes of that set are which of the model's. [default: those of"
+        " the same name]",
+    ),
     dc: str = _setting("dc", "--dc"),
     domain: str = _setting("domain", "--domain"),
     clip: bool = _setting("clip", "--clip/--no-clip"),
@@ -140,15 +152,20 @@ def audit(
         }
     )
     _refuse_idle(settings)
-    moments = {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
+    moments: dict[str, Any] = {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
     pixels = parse_size(size)
+    others, maps = parse_named("ood", ood), parse_named("label-map", label_map)
+    _refuse_unmatched(others, maps)
     names = _lines(output_names)
     from shortcut_audit.results.store import check_folder
     from shortcut_audit.results.truth import find_truth
 
     check_folder(out)
-    refuse_nesting(data, out)
+    for images in (data, *others.values()):
+        refuse_nesting(images, out)
     with _console().status("Opening the images and the model ..."):
+        from shortcut_audit.data.label_maps import load_label_map
+        from shortcut_audit.data.ood import OodSet, mapped_labels
         from shortcut_audit.data.pixels import choose_images
         from shortcut_audit.data.sources import open_source
         from shortcut_audit.models.loading import ModelRequest, load_model
@@ -156,8 +173,14 @@ def audit(
 
         source = open_source(data)
         known = find_truth(data)
+        sets = [
+            OodSet(name, open_source(spec), load_label_map(Path(maps[name])) if name in maps else None)
+            for name, spec in others.items()
+        ]
         # Before a model is built for these classes: what is wrong with the images should be said first.
         choose_images(source, settings)
+        for other in sets:
+            mapped_labels(other, names or source.class_names)
         loaded = load_model(
             ModelRequest(
                 spec=model,
@@ -176,6 +199,7 @@ def audit(
         size=pixels,
         output_names=names,
         truth=known[0] if known else None,
+        ood=sets,
         **moments,
     )
     if dry_run:
@@ -232,6 +256,17 @@ def run_and_show(
         f" of measuring. Numbers: {out / RESULT_FILE}, {out / ARRAYS_FILE}"
     )
     _say(f"Page: {page}")
+
+
+def _refuse_unmatched(others: dict[str, str], maps: dict[str, str]) -> None:
+    """Raise SettingsError for a label map of a set that is not there."""
+    unknown = [name for name in maps if name not in others]
+    if unknown:
+        raise SettingsError(
+            f"--label-map {unknown[0]}={maps[unknown[0]]} belongs to no --ood"
+            + (f"; there are: {', '.join(others)}." if others else "."),
+            f"Give the set too: --ood {unknown[0]}=DATA",
+        )
 
 
 def _refuse_idle(settings: AuditSettings) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from shortcut_audit.errors import SettingsError
 
 __all__ = [
     "parse_counts",
+    "parse_named",
     "parse_names",
     "parse_numbers",
     "parse_resolution",
@@ -63,6 +65,22 @@ def parse_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
             f"--std {text!r} has a value that is not positive.", "For example: --std 0.229,0.224,0.225"
         )
     return values
+
+
+def parse_named(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE of an option that may be repeated, by name. Raises SettingsError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, is_there, value = (part.strip() for part in text.partition("="))
+        if not (name and is_there and value):
+            raise SettingsError(
+                f"--{option} {text!r} is not NAME=VALUE.",
+                f"For example: --{option} sketches=photos/drawn",
+            )
+        if name in found:
+            raise SettingsError(f"--{option} names {name!r} twice.", "Give each a name of its own.")
+        found[name] = value
+    return found
 
 
 def parse_counts(name: str, text: str | None, example: str) -> tuple[int, ...] | None:

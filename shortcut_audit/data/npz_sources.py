@@ -32,7 +32,14 @@ def from_npz(spec: str, path: Path, split: str) -> ImageSource:
     rows = arrays[f"x{suffix}"]
     labels = _labels(path, f"y{suffix}", arrays[f"y{suffix}"], len(rows))
     names = _class_names(path, arrays, labels)
-    return ArraySource(spec, names, labels, rows, unclipped="unclipped" in arrays)
+    return ArraySource(
+        spec,
+        names,
+        labels,
+        rows,
+        unclipped="unclipped" in arrays,
+        identities=_identities(arrays, (f"i{suffix}", f"index{suffix}"), len(rows)),
+    )
 
 
 def _from_packed(spec: str, arrays: NpzArrays, split: str) -> ImageSource:
@@ -48,6 +55,7 @@ def _from_packed(spec: str, arrays: NpzArrays, split: str) -> ImageSource:
         )
     labels = _labels(path, "y", arrays["y"], len(offsets) - 1)
     chosen = _chosen(path, arrays, split, len(labels))
+    numbers = _identities(arrays, ("i", "index"), len(labels))
     names = [f"{spec}[{index}]" for index in chosen]
     if "names" in arrays:
         own = _texts(path, "names", arrays)
@@ -60,6 +68,7 @@ def _from_packed(spec: str, arrays: NpzArrays, split: str) -> ImageSource:
         labels=labels[chosen],
         names=names,
         open_bytes=_PackedOpener(blob, offsets.astype(np.int64), chosen),
+        identities=None if numbers is None else numbers[chosen],
     )
 
 
@@ -111,6 +120,16 @@ def _labels(path: Path, name: str, array: ArrayFile, n_images: int) -> NDArray[n
     if len(labels) != n_images:
         raise DataError(f"{path} has {n_images} images and {len(labels)} labels.", "Pack it again.")
     return labels.astype(np.int64)
+
+
+def _identities(arrays: NpzArrays, names: tuple[str, ...], n_images: int) -> NDArray[np.int64] | None:
+    """Numbers that name the images, of the first array of those `names` that has one an image."""
+    for name in names:
+        if name in arrays:
+            numbers = arrays[name].whole()
+            if numbers.shape == (n_images,) and numbers.dtype.kind in "iu":
+                return numbers.astype(np.int64)
+    return None
 
 
 def _texts(path: Path, name: str, arrays: NpzArrays) -> list[str]:

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,10 +26,14 @@ from shortcut_audit.errors import DataError, RunFolderError
 from shortcut_audit.results.audit_result import SkippedImage
 from shortcut_audit.results.provenance import Preprocessing
 from shortcut_audit.results.settings import AuditSettings
+from shortcut_audit.results.transfer_findings import ShiftedSet
 
 __all__ = [
     "AuditImages",
+    "JoinedStore",
     "PixelStore",
+    "ShiftedImages",
+    "StoreWriter",
     "choose_images",
     "collect_images",
     "common_shape",
@@ -72,15 +77,64 @@ class PixelStore:
 
 
 @dataclass(frozen=True)
+class JoinedStore:
+    """Stores of the same shape one behind the other; rows count through."""
+
+    stores: tuple[PixelStore, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of every image, (C, H, W)."""
+        return self.stores[0].shape
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """One an image, over its pixels."""
+        return [digest for store in self.stores for digest in store.digests]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def block(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Pixels (stop-start, C, H, W) in [0,1], float32."""
+        parts, origin = [], 0
+        for store in self.stores:
+            first, last = max(start - origin, 0), min(stop - origin, len(store))
+            if first < last:
+                parts.append(store.block(first, last))
+            origin += len(store)
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class ShiftedImages:
+    """Images of another set under the labels of the audit; nothing is searched on them.
+
+    `rows`: (start, stop) rows of each class of the audit, empty where the set has none of it.
+    `counterparts`: of a set that holds other copies of the audit's judgement images, the row of the
+    audit's image for each row, in order; None where they are other images. `record`: what is to be
+    told of the set.
+    """
+
+    name: str
+    spec: str
+    rows: tuple[tuple[int, int], ...]
+    counterparts: NDArray[np.int64] | None = None
+    record: ShiftedSet | None = None
+
+
+@dataclass(frozen=True)
 class AuditImages:
-    """The images an audit uses. Row numbers run class by class, search images before judgement ones.
+    """The images an audit uses. Row numbers run class by class, search images before judgement ones;
+    those of `shifted` sets follow.
 
     `class_names` of the classes that have images; `outputs` the model output of each;
-    `search_rows`, `judge_rows`: (start, stop) rows of each class.
+    `search_rows`, `judge_rows`: (start, stop) rows of each class. `indices`: number of each image in
+    its source.
     """
 
     spec: str
-    store: PixelStore
+    store: PixelStore | JoinedStore
     class_names: tuple[str, ...]
     outputs: tuple[int, ...]
     search_rows: tuple[tuple[int, int], ...]
@@ -88,6 +142,13 @@ class AuditImages:
     names: Sequence[str]
     n_available: int
     skipped: tuple[SkippedImage, ...]
+    indices: Sequence[int] = ()
+    shifted: tuple[ShiftedImages, ...] = ()
+
+    @property
+    def n_used(self) -> int:
+        """Images of the audit's own set, search and judgement together."""
+        return sum(stop - start for start, stop in (*self.search_rows, *self.judge_rows))
 
     @property
     def digest(self) -> str:
@@ -195,10 +256,10 @@ def collect_images(
     present, order = choose_images(source, settings)
     total = sum(min(len(indices), settings.images_per_class) for indices in order)
     search_rows, judge_rows = [], []
-    with _StoreWriter(source, settings, preprocessing, folder) as writer:
+    with StoreWriter(source, settings, preprocessing, folder) as writer:
         for label, indices in zip(present, order, strict=True):
             start = len(writer.names)
-            for _ in writer.add_class(indices):
+            for _ in writer.add_class(indices, settings.images_per_class):
                 if on_image is not None:
                     on_image(len(writer.names), total)
             n_found = len(writer.names) - start
@@ -221,10 +282,11 @@ def collect_images(
             names=writer.names,
             n_available=len(source.labels),
             skipped=tuple(writer.skipped),
+            indices=writer.indices,
         )
 
 
-class _StoreWriter:
+class StoreWriter:
     """Appends decoded images to an unnamed file; closes it when something goes wrong."""
 
     def __init__(
@@ -235,12 +297,13 @@ class _StoreWriter:
         folder: Path | None,
     ) -> None:
         self.source = source
-        self.settings = settings
+        self.skip_unreadable = settings.skip_unreadable
         self.transform = make_transform(preprocessing)
         self.shape = (preprocessing.channels, preprocessing.height, preprocessing.width)
         self.dtype: np.dtype[Any] | None = None
         self.digests: list[str] = []
         self.names: list[str] = []
+        self.indices: list[int] = []
         self.skipped: list[SkippedImage] = []
         # Closed here on failure, else with the store that takes it over.
         self.folder = folder
@@ -249,7 +312,7 @@ class _StoreWriter:
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def __enter__(self) -> _StoreWriter:
+    def __enter__(self) -> StoreWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -258,9 +321,8 @@ class _StoreWriter:
             with contextlib.suppress(OSError):
                 self.stream.close()
 
-    def add_class(self, indices: NDArray[np.int64]) -> Iterator[None]:
-        """Add images of one class in the order given, until there are enough; yields after each."""
-        n_wanted = self.settings.images_per_class
+    def add_class(self, indices: NDArray[np.int64], n_wanted: int) -> Iterator[None]:
+        """Add `n_wanted` images of one class in the order given; yields after each."""
         for index in indices.tolist():
             if n_wanted == 0:
                 return
@@ -268,10 +330,11 @@ class _StoreWriter:
             try:
                 self._append(self.transform(self.source.read(index), name), name)
             except UnreadableImageError as error:
-                if not self.settings.skip_unreadable:
+                if not self.skip_unreadable:
                     raise
                 self.skipped.append(SkippedImage(image=error.image, reason=error.reason))
                 continue
+            self.indices.append(index)
             n_wanted -= 1
             yield
 

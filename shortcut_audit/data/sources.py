@@ -103,7 +103,8 @@ class ImageSource(Protocol):
 class FilesSource:
     """Encoded images: a function opens the bytes of each.
 
-    `passed_over`: how many files of each ending lie among them and are read by nobody.
+    `passed_over`: how many files of each ending lie among them and are read by nobody. `identities`
+    (n,): numbers by which other copies of the same images are known, where the file has them.
     """
 
     uniform: ClassVar[bool] = False
@@ -113,6 +114,7 @@ class FilesSource:
     names: Sequence[str]
     open_bytes: Callable[[int], bytes]
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    identities: NDArray[np.int64] | None = None
 
     def name(self, index: int) -> str:
         return self.names[index]
@@ -138,7 +140,7 @@ class UnclippedPixels(np.ndarray[Any, Any]):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images as rows of one array."""
+    """Images as rows of one array; `identities` as of `FilesSource`."""
 
     uniform: ClassVar[bool] = True
     spec: str
@@ -146,6 +148,7 @@ class ArraySource:
     labels: NDArray[np.int64]
     rows: ArrayFile
     unclipped: bool = False
+    identities: NDArray[np.int64] | None = None
 
     def name(self, index: int) -> str:
         return f"{self.spec}[{index}]"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from shortcut_audit.measures.class_spectra import ClassSpectra
+from shortcut_audit.measures.corruptions import Corruptions
 from shortcut_audit.measures.dominant_frequencies import DominantFrequencies
 from shortcut_audit.measures.interface import Measure, MeasureInRounds, Outline
 from shortcut_audit.measures.predictions import Predictions
 from shortcut_audit.measures.shortcuts import Shortcuts
+from shortcut_audit.measures.transfer import Transfer
 
 __all__ = ["MEASURES", "measures_of"]
 
@@ -20,5 +22,9 @@ MEASURES: tuple[Measure | MeasureInRounds, ...] = (
 
 def measures_of(outline: Outline) -> tuple[Measure | MeasureInRounds, ...]:
     """The measures that an audit takes; those of shifted images where there are any."""
-    del outline
-    return MEASURES
+    measures = MEASURES
+    if outline.settings.shifts:
+        measures = (*measures, Corruptions())
+    if outline.shifted_rows:
+        measures = (*measures, Transfer())
+    return measures

@@ -55,12 +55,14 @@ __all__ = [
     "orbits_of",
     "pair_of",
     "partners_of",
+    "ring_numbers",
     "run_energy",
     "run_trials",
     "rungs_tried",
     "take_in",
     "trial_of",
     "trials_work",
+    "with_choice",
 ]
 
 ENERGY, TRIALS = "energy", "trials"
@@ -157,7 +159,7 @@ def case_of(
     shapely[0] = np.inf
     rungs = ladder_of(grid.n_orbits - 1)
     order = light_order(rank, shapely, together=_LIGHT, at_most=rungs[-1])
-    ring = rings_of(grid, _N_RINGS)
+    ring = ring_numbers(grid)
     rings = tuple(
         number
         for number in range(1, _N_RINGS + 2)
@@ -235,19 +237,27 @@ def nulls(outline: Outline, images: AuditImages, case: Case, counts: KeptCounts)
 
 
 def _with_choice(outline: Outline, case: Case, rungs: Sequence[Rung]) -> list[int]:
-    """Orbits of those rungs whose radii have enough others to draw from.
+    """Orbits of those rungs whose radii have enough others to draw from."""
+    return [
+        n for n in sorted({rung.n_orbits for rung in rungs}) if with_choice(outline.grid, case.order[:n])
+    ]
+
+
+def with_choice(grid: FrequencyGrid, orbits: NDArray[np.int64]) -> bool:
+    """Whether the radii of these orbits have enough others to draw from.
 
     Where a radius has no other orbit at all (the corner), random ones would be the very same.
     """
-    radius = np.rint(outline.grid.radius).astype(np.int64)
+    radius = np.rint(grid.radius).astype(np.int64)
     n_there = np.bincount(radius[1:], minlength=radius.max() + 1)
-    chosen = []
-    for n in sorted({rung.n_orbits for rung in rungs}):
-        own = np.bincount(radius[case.order[:n]], minlength=len(n_there))
-        there = n_there[own > 0]
-        if there.sum() >= _LEAST_CHOICE * n and (there > own[own > 0]).all():
-            chosen.append(n)
-    return chosen
+    own = np.bincount(radius[orbits], minlength=len(n_there))
+    there = n_there[own > 0]
+    return bool(there.sum() >= _LEAST_CHOICE * len(orbits) and (there > own[own > 0]).all())
+
+
+def ring_numbers(grid: FrequencyGrid) -> NDArray[np.int32]:
+    """Ring of each orbit (n_orbits,), as rungs name them; 0 for DC alone."""
+    return rings_of(grid, _N_RINGS)
 
 
 def _largest(rungs: Sequence[Rung], effects: Sequence[float], most: int) -> list[Rung]:
@@ -310,6 +320,9 @@ def run_trials(shard: Shard, subject: Subject, block: Block, advance: Advance) -
     assert shard.work is not None
     given = shard.work.arrays
     start, _ = subject.outline.judge_rows[shard.class_index]
+    if "origin" in given:
+        # Images of another set, which are no judgement images.
+        start = int(given["origin"][0])
     own = slice(shard.rows[0] - start, shard.rows[1] - start)
     output, seed, draw = (
         subject.output_of(shard.class_index),
@@ -320,7 +333,7 @@ def run_trials(shard: Shard, subject: Subject, block: Block, advance: Advance) -
         subject,
         block,
         given["ranks"],
-        rings_of(subject.grid, _N_RINGS),
+        ring_numbers(subject.grid),
         [Trial.of(code) for code in given["trials"].tolist()],
         Partners(given["receivers"][own], given["foreign"][own]),
         # An image draws its own nulls, whichever block it comes in.
@@ -410,7 +423,7 @@ def rungs_tried(
     clean = called[slice(*outline.judge_rows[case.class_index])]
     before = [called[partners.receivers] for partners in case.partners]
     everywhere = np.arange(grid.n_orbits) > 0
-    ring_of_orbit = rings_of(grid, _N_RINGS)
+    ring_of_orbit = ring_numbers(grid)
     rungs, orbits = [], []
     for place, number in enumerate((*case.rungs, *case.rings)):
         ring = place >= len(case.rungs)
@@ -472,4 +485,4 @@ def importance_of(outline: Outline, found: Arrays, column: int) -> NDArray[np.fl
 def orbits_of(case: Case, rung: Rung, grid: FrequencyGrid) -> NDArray[np.int64]:
     if rung.ring is None:
         return case.order[: rung.n_orbits]
-    return np.flatnonzero(rings_of(grid, _N_RINGS) == rung.ring)
+    return np.flatnonzero(ring_numbers(grid) == rung.ring)

@@ -42,6 +42,7 @@ __all__ = [
     "Subject",
     "Totals",
     "Work",
+    "blocks_between",
     "blocks_of",
     "require_finite",
 ]
@@ -69,6 +70,8 @@ class Outline:
     search_rows: tuple[tuple[int, int], ...]
     judge_rows: tuple[tuple[int, int], ...]
     searched: tuple[int, ...]
+    # Rows of each class in each other set that the audit goes on to, empty where it has none.
+    shifted_rows: tuple[tuple[tuple[int, int], ...], ...] = ()
     # Which search ranks the orbits, and why this one where the user left it open.
     search: SearchName = "exact"
     search_reason: str = ""
@@ -320,7 +323,12 @@ class MeasureInRounds(_Runs, Protocol):
 
 def blocks_of(outline: Outline, split: Split, class_index: int) -> list[tuple[int, int]]:
     """Rows of the blocks of one class in a split; the same for every measure, so they can share."""
-    start, stop = outline.rows_of(split, class_index)
+    return blocks_between(outline, split, outline.rows_of(split, class_index))
+
+
+def blocks_between(outline: Outline, split: Split, rows: tuple[int, int]) -> list[tuple[int, int]]:
+    """`rows` in blocks, as large as those of a split."""
+    start, stop = rows
     step = outline.rows_per_block(split)
     return [(row, min(row + step, stop)) for row in range(start, stop, step)]
 

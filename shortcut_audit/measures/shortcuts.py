@@ -61,7 +61,7 @@ from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.trials import Trial
 from shortcut_audit.measures.verdicts import decided, extent_of, with_scores
 from shortcut_audit.results.findings import Finding
-from shortcut_audit.results.shortcut_findings import ClassShortcut, ShortcutsFinding
+from shortcut_audit.results.shortcut_findings import VERDICTS, ClassShortcut, ShortcutsFinding
 
 __all__ = ["NAME", "Shortcuts"]
 
@@ -288,6 +288,7 @@ def _finding(
     arrays: Arrays = {
         f"{NAME}/order": np.zeros((len(cases), outline.grid.n_orbits), dtype=np.int32),
         f"{NAME}/best": np.zeros((len(cases), outline.grid.n_orbits), dtype=np.bool_),
+        f"{NAME}/verdict": np.array([VERDICTS.index(item.verdict) for item in items], dtype=np.int8),
     }
     for row, (case, item) in enumerate(zip(cases, items, strict=True)):
         arrays[f"{NAME}/order"][row, case.order] = np.arange(1, len(case.order) + 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from shortcut_audit.results.counts import Frozen, Paired, Rate
 
 __all__ = [
+    "VERDICTS",
     "ClassShortcut",
     "Confound",
     "EvidencePicture",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 Verdict = Literal["not judged", "shortcut", "no shortcut", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 # What else may look like a frequency shortcut.
 Confound = Literal["default class", "colour", "fragile"]
 Form = Literal["original", "kept", "removed"]
@@ -178,7 +180,8 @@ class ShortcutsFinding(Frozen):
 
     Arrays, in the order of `by_class`: `shortcuts/order` (n_searched_classes, n_orbits) int32, the place
     of each light orbit in the ladder (1 = first, 0 = not tried one by one); `shortcuts/best` (the same
-    shape) bool, the orbits of the best rung. `shortcuts/examples` (n_examples, 3, C, H, W) pixels in
+    shape) bool, the orbits of the best rung; `shortcuts/verdict` (n_searched_classes,) int8, places in
+    `VERDICTS`. `shortcuts/examples` (n_examples, 3, C, H, W) pixels in
     [0,1] of the classes that name an `example`, in order: original, only the map kept, the map removed.
     `shortcuts/evidence` (n, 3, C, H, W) of the classes' `evidence` pictures, in order: receiver as it is,
     donor, receiver with the donor's orbits.

@@ -20,6 +20,8 @@ __all__ = [
     "spearman",
     "spearman_brown",
     "split_half_correlation",
+    "unpaired_interval",
+    "unpaired_p_value",
 ]
 
 
@@ -80,6 +82,36 @@ def paired_interval(
     difference = p_1 - p_2
     low = difference - reach(p_1 - low_1, high_2 - p_2)
     high = difference + reach(high_1 - p_1, p_2 - low_2)
+    return max(-1.0, low), min(1.0, high)
+
+
+def unpaired_p_value(hits: int, n: int, other_hits: int, other_n: int) -> float:
+    """Fisher's exact test, one-sided, that the first of two proportions of different images is larger.
+
+    >>> round(unpaired_p_value(5, 5, 0, 5), 4)
+    0.004
+    """
+    from scipy.stats import fisher_exact
+
+    table = [[hits, n - hits], [other_hits, other_n - other_hits]]
+    return float(fisher_exact(table, alternative="greater").pvalue)
+
+
+def unpaired_interval(
+    hits: int, n: int, other_hits: int, other_n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference of two proportions of different images, first - second.
+
+    Newcombe (1998), method 10 for independent samples: Wilson intervals of both, combined. Returns
+    (low, high) in [-1, 1]; without images on one side it says nothing: (-1, 1).
+    """
+    if n == 0 or other_n == 0:
+        return -1.0, 1.0
+    p_1, p_2 = hits / n, other_hits / other_n
+    low_1, high_1 = proportion_interval(hits, n, confidence)
+    low_2, high_2 = proportion_interval(other_hits, other_n, confidence)
+    low = p_1 - p_2 - math.hypot(p_1 - low_1, high_2 - p_2)
+    high = p_1 - p_2 + math.hypot(high_1 - p_1, p_2 - low_2)
     return max(-1.0, low), min(1.0, high)
 
 

@@ -122,7 +122,7 @@ def estimate_audit(request: AuditRequest, progress: Progress | None = None) -> E
             images_per_second=speed,
             batch_size=subject.batch_size,
             peak_memory_bytes=peak_memory_bytes(subject.classifier.device),
-            n_images=len(subject.images.store),
+            n_images=subject.images.n_used,
             n_orbits=subject.grid.n_orbits,
             preprocessing=prepared.model.preprocessing,
         )
@@ -305,7 +305,7 @@ def _result(request: AuditRequest, prepared: PreparedAudit, execution: Execution
             spec=images.spec,
             digest=images.digest,
             n_available=images.n_available,
-            n_used=len(images.store),
+            n_used=images.n_used,
             class_names=images.class_names,
             outputs=images.outputs,
             n_search_by_class=tuple(b - a for a, b in images.search_rows),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from shortcut_audit.data.datasets import source_from
+from shortcut_audit.data.label_maps import LabelMap, load_label_map
+from shortcut_audit.data.ood import OodSet
 from shortcut_audit.data.sources import ImageSource, open_source
 from shortcut_audit.errors import DataError, SettingsError
 from shortcut_audit.models.callables import as_network, function_name
@@ -33,6 +35,8 @@ def audit(
     normalized: bool = False,
     size: int | tuple[int, int] | None = None,
     output_names: Sequence[str] | None = None,
+    ood: Mapping[str, Any] | None = None,
+    label_maps: Mapping[str, str | Path | LabelMap] | None = None,
     run: str | Path | None = None,
     progress: Progress | None = None,
     **settings: Any,
@@ -49,7 +53,9 @@ def audit(
     own record (timm's `pretrained_cfg`), else none. With `normalized=True` the images come
     normalised with this `mean` and `std`, and are brought back to pixels first.
     `class_names`: in label order. `size`: resize and crop to this. `output_names`: names of the
-    model's outputs in order, where they are not the classes of the data. `run`: a folder that
+    model's outputs in order, where they are not the classes of the data. `ood`: other sets by name, each
+    as `images` is (with the same class names unless it names its own); `label_maps`: by name of such a
+    set, which of its classes are which of the model's (a LabelMap, or its file). `run`: a folder that
     keeps finished parts, so that a stopped audit goes on. `progress(stage, done, total)` reports.
     Everything else is a setting (`AuditSettings`): images_per_class, kept_share, response, seed,
     device, batch_size, ...
@@ -70,6 +76,7 @@ def audit(
     # Iterating a DataLoader draws from torch's random state.
     with torch.random.fork_rng(devices=[]):
         source = _source(images, class_names, means, stds, normalized)
+    others = _others(ood or {}, label_maps or {}, class_names, undo_with=(means, stds, normalized))
     known = find_truth(str(images)) if isinstance(images, str | Path) else None
     record = getattr(model, "pretrained_cfg", None)
     loaded = LoadedModel(
@@ -88,8 +95,34 @@ def audit(
         size=_pixels(size),
         output_names=output_names,
         truth=known[0] if known else None,
+        ood=others,
     )
     return run_audit(request, Path(run) if run is not None else None, progress=progress)
+
+
+def _others(
+    ood: Mapping[str, Any],
+    label_maps: Mapping[str, str | Path | LabelMap],
+    class_names: Sequence[str] | None,
+    undo_with: tuple[tuple[float, ...] | None, tuple[float, ...] | None, bool],
+) -> list[OodSet]:
+    unknown = [name for name in label_maps if name not in ood]
+    if unknown:
+        raise SettingsError(
+            f"The label map of {unknown[0]!r} belongs to no set of ood.", "Give the set under that name."
+        )
+    found = []
+    for name, images in ood.items():
+        given = None if isinstance(images, str | Path) else class_names
+        normalized = undo_with[2] and not isinstance(images, str | Path)
+        with torch.random.fork_rng(devices=[]):
+            source = _source(images, given, undo_with[0], undo_with[1], normalized)
+        chosen = label_maps.get(name)
+        label_map = (
+            chosen if chosen is None or isinstance(chosen, LabelMap) else load_label_map(Path(chosen))
+        )
+        found.append(OodSet(name, source, label_map))
+    return found
 
 
 def _moments(values: Sequence[float] | float | None) -> tuple[float, ...] | None:

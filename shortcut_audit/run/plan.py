@@ -76,6 +76,7 @@ def outline_of(
         searched=tuple(
             index for index, name in enumerate(images.class_names) if chosen is None or name in chosen
         ),
+        shifted_rows=tuple(each.rows for each in images.shifted),
         search=search,
         search_reason=search_reason,
     )

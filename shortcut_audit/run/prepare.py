@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 
+from shortcut_audit.data.ood import OodSet, mapped_labels, with_shifted
 from shortcut_audit.data.pixels import AuditImages, choose_images, collect_images, common_shape
 from shortcut_audit.data.sources import ImageSource
 from shortcut_audit.errors import DataError, LogitsError, ModelError, SettingsError
@@ -66,7 +68,8 @@ class AuditRequest:
     """What to audit. `mean`, `std`, `size` (H, W) overrule the model's own record.
 
     `output_names`: names of the model's outputs in order, where they are not the data's classes.
-    `truth`: what is known of the images, where the toolkit made them.
+    `truth`: what is known of the images, where the toolkit made them. `ood`: other sets that the audit
+    goes on to, whose names differ.
     """
 
     model: LoadedModel
@@ -78,6 +81,7 @@ class AuditRequest:
     size: tuple[int, int] | None = None
     output_names: Sequence[str] | None = None
     truth: GroundTruth | None = None
+    ood: Sequence[OodSet] = ()
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,7 @@ def prepared_audit(
     # Any image of a class may have to stand in for an unreadable one.
     n_looked_at = None if settings.skip_unreadable else settings.images_per_class
     chosen = [int(i) for indices in order for i in indices[:n_looked_at]]
-    preprocessing = preprocessing_of(
-        loaded, common_shape(source, chosen), mean=request.mean, std=request.std, size=request.size
-    )
+    preprocessing = _way(request, common_shape(source, chosen), request.size)
     if preprocessing.height * preprocessing.width < 2:
         raise DataError(
             "Images of a single pixel have no frequencies.", "Give larger images, or a larger --size."
@@ -130,6 +132,8 @@ def prepared_audit(
             folder=existing_parent(run),
             on_image=lambda done, total: progress("reading images", done, total),
         )
+        if request.ood:
+            images = _with_shifted(request, images, preprocessing, run, progress)
         search, why = _search(settings, classifier, images)
         outline = outline_of(settings, images, n_outputs, search, why)
         # Refuses a budget that is too small for anything, before the model is timed.
@@ -159,6 +163,53 @@ def prepared_audit(
             ),
             batch_speed=speed,
         )
+
+
+def _with_shifted(
+    request: AuditRequest,
+    images: AuditImages,
+    preprocessing: Preprocessing,
+    run: Path | None,
+    progress: Progress,
+) -> AuditImages:
+    """`images` with those of the other sets, brought to the model in the same way."""
+    names = [ood.name for ood in request.ood]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"Two sets are named {twice!r}.", "Give each --ood a name of its own.")
+    answers = request.output_names or request.source.class_names
+    home_size = (preprocessing.height, preprocessing.width)
+
+    def way(ood: OodSet) -> Preprocessing:
+        chosen = np.flatnonzero(mapped_labels(ood, answers)[1].kept).tolist()
+        shape = common_shape(ood.source, chosen)
+        # Whether images have to be resized is a matter of their own size; how, of the model alone, and
+        # where that states no size, of the audit's own images.
+        try:
+            found = _way(request, shape, request.size)
+        except ModelError:
+            found = None
+        if found is None or (found.height, found.width) != home_size:
+            found = _way(request, shape, home_size)
+        return found.model_copy(update={"channels": preprocessing.channels})
+
+    return with_shifted(
+        images,
+        request.source,
+        request.ood,
+        answers,
+        request.settings,
+        way,
+        preprocessing,
+        folder=existing_parent(run),
+        on_image=lambda done, total: progress("reading images", done, total),
+    )
+
+
+def _way(
+    request: AuditRequest, shape: tuple[int, int, int] | None, size: tuple[int, int] | None
+) -> Preprocessing:
+    return preprocessing_of(request.model, shape, mean=request.mean, std=request.std, size=size)
 
 
 def _search(

@@ -1,0 +1,378 @@
+"""Transfer: what becomes of each class, and of its shortcut, on images of other sets.
+
+Maps, ladders and verdicts are those of the audit; nothing is searched or decided anew. Images of another
+set are put on trial as judgement images are, with donors from the audit's own images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shortcut_audit.data.pixels import AuditImages
+from shortcut_audit.fourier.masks import found_share
+from shortcut_audit.measures.cases import ladder_of, ring_numbers, run_trials, with_choice
+from shortcut_audit.measures.interface import (
+    Advance,
+    Arrays,
+    Block,
+    Done,
+    Outline,
+    Round,
+    Rounds,
+    Shard,
+    Split,
+    Subject,
+    Totals,
+    Work,
+    blocks_between,
+    logits_in_batches,
+    require_finite,
+)
+from shortcut_audit.measures.searches.interface import MEASURE as MAPS
+from shortcut_audit.measures.shortcuts import NAME as SHORTCUTS
+from shortcut_audit.measures.transfer_effects import ClassOutcomes, Parts, set_transfer
+from shortcut_audit.measures.trials import Partners, Trial
+from shortcut_audit.results.findings import Finding
+from shortcut_audit.results.shortcut_findings import VERDICTS, Verdict
+from shortcut_audit.results.transfer_findings import TransferFinding
+
+__all__ = ["Transfer"]
+
+ANSWERS, TRIALS = "answers", "trials"
+# What is tried, and on which images: the class's own there, with orbits of others or without; with the
+# map alone; with the orbits of the audit's images; other images there with these; own images at home
+# with the map alone.
+Part = Literal["own", "map", "restored", "others", "map at home"]
+_PARTS: tuple[Part, ...] = ("own", "map", "restored", "others", "map at home")
+# Random draws of transfer are apart from those of verdicts, set by set.
+_FIRST_DRAW = 1000
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A searched class: its ladder and map as rankings, and the best rung, of `n_orbits` or a `ring`."""
+
+    column: int
+    class_index: int
+    verdict: Verdict
+    order: NDArray[np.int32]
+    kept: NDArray[np.int32]
+    best: NDArray[np.bool_]
+    n_orbits: int
+    ring: int | None
+    rungs: tuple[int, ...]
+    choice: bool
+
+    def trial(self, what: str) -> Trial:
+        """A trial of the best rung, or the one of a ring that stands for it."""
+        if self.ring is None:
+            return Trial(what, self.n_orbits)  # type: ignore[arg-type]
+        arms = {
+            "transplant": "ring",
+            "transplant foreign": "ring foreign",
+            "erase": "erase ring",
+            "remove": "remove ring",
+        }
+        return Trial(arms[what], self.ring)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Trials of a class on one block of donors: `rows` of donors, dealt to `partners` in order."""
+
+    set_index: int
+    part: Part
+    rows: tuple[int, int]
+    partners: Partners
+    ranks: NDArray[np.int32]
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Recall, map and shortcut of every class on every other set, in one round of trials."""
+
+    name: str = "transfer"
+    revision: int = 1
+    split: Split = "judge"
+
+    def relevant_to(self, outline: Outline) -> dict[str, Any]:
+        settings = outline.settings
+        return {
+            "domain": settings.domain,
+            "clip": settings.clip,
+            "dc": settings.dc,
+            "seed": settings.seed,
+        }
+
+    def planned_passes(self, outline: Outline) -> int:
+        """Passes where every class has a whole ladder and every null."""
+        n_rungs = len(ladder_of(outline.grid.n_orbits - 1))
+        total = sum(stop - start for start, stop in outline.judge_rows)
+        for rows_by_class in outline.shifted_rows:
+            sizes = [stop - start for start, stop in rows_by_class]
+            total += sum(sizes)
+            for index in outline.searched:
+                start, stop = outline.judge_rows[index]
+                own, donors = sizes[index], stop - start
+                if not own:
+                    continue
+                total += (3 + 2) * own + 2 * min(own, donors) + donors
+                total += (n_rungs + 4) * min(donors, sum(sizes) - own)
+        return total
+
+    def rounds(
+        self, outline: Outline, images: AuditImages, found: Arrays
+    ) -> Rounds[tuple[Finding, Arrays]]:
+        cases = [_case_of(outline, found, column) for column in range(len(outline.searched))]
+        answers = self._answers(outline)
+        trials: list[Shard] = []
+        wanted = {
+            (set_index, case.column): _wanted_of(outline, images, case, set_index)
+            for set_index in range(len(outline.shifted_rows))
+            for case in cases
+        }
+        for (set_index, column), asked in wanted.items():
+            for each in asked:
+                trials += self._shards(outline, images, cases[column], each)
+            del set_index
+        done = yield Round(sorted([*answers, *trials], key=lambda shard: shard.rows))
+        predicted = _predicted(outline, images, done)
+        by_set = []
+        for set_index in range(len(outline.shifted_rows)):
+            outcomes = [
+                _outcomes(
+                    outline, images, case, wanted[set_index, case.column], predicted, done, set_index
+                )
+                for case in cases
+                if wanted[set_index, case.column]
+            ]
+            by_set.append(set_transfer(outline, images, set_index, predicted, outcomes))
+        return TransferFinding(by_set=tuple(by_set)), {}
+
+    def run(
+        self, shard: Shard, subject: Subject, block: Block, found: Arrays, advance: Advance
+    ) -> Totals:
+        assert shard.work is not None
+        if shard.work.kind == TRIALS:
+            return run_trials(shard, subject, block, advance)
+        logits = logits_in_batches(subject, block.images, advance)
+        require_finite(logits, subject, shard.rows, "")
+        return {"predicted": logits.argmax(dim=1).cpu().numpy().astype(np.int32)}
+
+    def _answers(self, outline: Outline) -> list[Shard]:
+        """One pass for every judgement image and every image of the other sets."""
+        work = Work(ANSWERS, {})
+        return [
+            self._shard(outline, class_index, rows, 1, work)
+            for rows_by_class in (outline.judge_rows, *outline.shifted_rows)
+            for class_index, all_rows in enumerate(rows_by_class)
+            for rows in blocks_between(outline, "judge", all_rows)
+        ]
+
+    def _shard(
+        self, outline: Outline, class_index: int, rows: tuple[int, int], n_passes: int, work: Work
+    ) -> Shard:
+        return Shard(
+            measure=self.name,
+            split="judge",
+            class_index=class_index,
+            rows=rows,
+            orbits=(0, outline.grid.n_orbits),
+            n_passes=n_passes * (rows[1] - rows[0]),
+            work=work,
+        )
+
+    def _shards(self, outline: Outline, images: AuditImages, case: _Case, wanted: _Wanted) -> list[Shard]:
+        partners = wanted.partners
+        digests = [images.store.digests[row] for row in (*partners.receivers, *partners.foreign)]
+        work = Work(
+            TRIALS,
+            {
+                "trials": np.array([trial.code for trial in wanted.trials], dtype=np.int64),
+                "ranks": wanted.ranks,
+                "receivers": partners.receivers,
+                "foreign": partners.foreign,
+                "digests": np.array(digests, dtype="S32"),
+                "draw": np.array([_FIRST_DRAW + wanted.set_index]),
+                "origin": np.array([wanted.rows[0]]),
+                "part": np.array([wanted.set_index, _PARTS.index(wanted.part)]),
+            },
+        )
+        return [
+            self._shard(outline, case.class_index, rows, len(wanted.trials), work)
+            for rows in blocks_between(outline, "judge", wanted.rows)
+        ]
+
+
+def _case_of(outline: Outline, found: Arrays, column: int) -> _Case:
+    order = found[f"{SHORTCUTS}/order"][column].astype(np.int32)
+    best = found[f"{SHORTCUTS}/best"][column].astype(np.bool_)
+    n_orbits = int(best.sum())
+    ring = None
+    if not np.array_equal(best, (order > 0) & (order <= n_orbits)):
+        ring = int(ring_numbers(outline.grid)[np.flatnonzero(best)[0]])
+    kept = found[f"{MAPS}/kept"][column].astype(np.bool_)
+    ranks = np.zeros(len(kept), dtype=np.int32)
+    ranks[kept] = np.arange(1, int(kept.sum()) + 1)
+    whole = int(order.max())
+    rungs = ladder_of(outline.grid.n_orbits - 1)
+    return _Case(
+        column=column,
+        class_index=outline.searched[column],
+        verdict=VERDICTS[int(found[f"{SHORTCUTS}/verdict"][column])],
+        order=order,
+        kept=ranks,
+        best=best,
+        n_orbits=n_orbits,
+        ring=ring,
+        rungs=(*(n for n in rungs if n < whole), whole),
+        choice=ring is None and with_choice(outline.grid, np.flatnonzero(best)),
+    )
+
+
+def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: int) -> list[_Wanted]:
+    """All trials of a class on one other set; none where the set has no image of it."""
+    index = case.class_index
+    there, home = outline.shifted_rows[set_index], outline.judge_rows
+    own, donors = there[index], home[index]
+    others = [rows for k, rows in enumerate(there) if k != index and rows[0] < rows[1]]
+    others_home = [rows for k, rows in enumerate(home) if k != index]
+    if own[0] == own[1] or not others:
+        return []
+    generator = np.random.default_rng(
+        [outline.settings.seed, images.outputs[index], _FIRST_DRAW + set_index]
+    )
+    n_own, n_donors = own[1] - own[0], donors[1] - donors[0]
+    in_place = np.arange(*own, dtype=np.int64)
+    n_restored = min(n_own, n_donors)
+    n_turned = min(n_donors, sum(stop - start for start, stop in others))
+    removed = [case.trial("transplant foreign"), case.trial("remove")]
+    nulls = [case.trial("transplant foreign"), case.trial("erase")]
+    if case.choice:
+        removed.append(case.trial("remove random"))
+        nulls.append(case.trial("transplant random"))
+    curve = [Trial("transplant", n) for n in case.rungs]
+    if case.trial("transplant") not in curve:
+        curve.append(case.trial("transplant"))
+    n_kept = int(case.kept.max())
+
+    def from_others(n: int, rows: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        return Partners.drawn((0, n), rows, generator).receivers
+
+    kept = (Trial("keep", n_kept), Trial("keep foreign", n_kept))
+    return [
+        _Wanted(
+            set_index,
+            "own",
+            own,
+            Partners(in_place, from_others(n_own, others)),
+            case.order,
+            tuple(removed),
+        ),
+        _Wanted(
+            set_index,
+            "map",
+            own,
+            Partners(from_others(n_own, others), in_place),
+            case.kept,
+            kept,
+        ),
+        _Wanted(
+            set_index,
+            "restored",
+            (donors[0], donors[0] + n_restored),
+            Partners(generator.permutation(in_place)[:n_restored], from_others(n_restored, others_home)),
+            case.order,
+            (case.trial("transplant"), case.trial("transplant foreign")),
+        ),
+        _Wanted(
+            set_index,
+            "others",
+            (donors[0], donors[0] + n_turned),
+            Partners(from_others(n_turned, others), from_others(n_turned, others_home)),
+            case.order,
+            tuple(curve + nulls),
+        ),
+        _Wanted(
+            set_index,
+            "map at home",
+            donors,
+            Partners(np.arange(*donors, dtype=np.int64), np.arange(*donors, dtype=np.int64)),
+            case.kept,
+            kept[:1],
+        ),
+    ]
+
+
+def _predicted(outline: Outline, images: AuditImages, done: Done) -> NDArray[np.int32]:
+    """The output that each image is called by, by row; -1 of search images."""
+    predicted = np.full(len(images.store), -1, dtype=np.int32)
+    for index in range(outline.n_classes):
+        for shard, total in done.of(index):
+            if shard.work is not None and shard.work.kind == ANSWERS:
+                predicted[slice(*shard.rows)] = total["predicted"]
+    return predicted
+
+
+def _outcomes(
+    outline: Outline,
+    images: AuditImages,
+    case: _Case,
+    wanted: Sequence[_Wanted],
+    predicted: NDArray[np.int32],
+    done: Done,
+    set_index: int,
+) -> ClassOutcomes:
+    """Whether each image was called by the class, trial by trial, and by which images it went."""
+    parts: dict[Part, dict[Trial, list[NDArray[np.bool_]]]] = {each.part: {} for each in wanted}
+    for shard, total in done.of(case.class_index):
+        assert shard.work is not None
+        if shard.work.kind != TRIALS or int(shard.work.arrays["part"][0]) != set_index:
+            continue
+        part = parts[_PARTS[int(shard.work.arrays["part"][1])]]
+        trials = [Trial.of(code) for code in shard.work.arrays["trials"].tolist()]
+        for trial, outcome in zip(trials, total["called"].astype(np.bool_), strict=True):
+            part.setdefault(trial, []).append(outcome)
+    found = {
+        part: {trial: np.concatenate(outcome) for trial, outcome in of_part.items()}
+        for part, of_part in parts.items()
+    }
+    output = images.outputs[case.class_index]
+    receivers = {each.part: each.partners.receivers for each in wanted}
+    grid = outline.grid
+    everywhere = np.arange(grid.n_orbits) > 0
+
+    def share(ranks: NDArray[np.int32], n: int) -> float:
+        return found_share(grid, (ranks > 0) & (ranks <= n), everywhere)
+
+    rungs: tuple[tuple[int, float, int | None], ...] = tuple(
+        (n, share(case.order, n), None) for n in case.rungs
+    )
+    best_share = found_share(grid, case.best, everywhere)
+    if case.ring is not None:
+        rungs = (*rungs, (case.n_orbits, best_share, case.ring))
+    return ClassOutcomes(
+        class_index=case.class_index,
+        verdict=case.verdict,
+        n_orbits=case.n_orbits,
+        share=best_share,
+        trial=case.trial,
+        with_random=case.choice,
+        n_kept=int(case.kept.max()),
+        rungs=rungs,
+        parts=Parts(
+            own=found["own"],
+            map=found["map"],
+            restored=found["restored"],
+            others=found["others"],
+            home=found["map at home"],
+        ),
+        before_restored=predicted[receivers["restored"]] == output,
+        before_others=predicted[receivers["others"]] == output,
+    )
