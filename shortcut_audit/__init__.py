@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shortcut_audit.results.store import load_result
     from shortcut_audit.run.cue_conflict import cue_conflict
     from shortcut_audit.run.library import audit
+    from shortcut_audit.run.model_transfer import transfer
 
 __all__ = [
     "AuditError",
@@ -34,6 +35,7 @@ __all__ = [
     "audit",
     "cue_conflict",
     "load_result",
+    "transfer",
     "write_report",
 ]
 
@@ -45,6 +47,7 @@ _HOMES = {
     "audit": "shortcut_audit.run.library",
     "cue_conflict": "shortcut_audit.run.cue_conflict",
     "load_result": "shortcut_audit.results.store",
+    "transfer": "shortcut_audit.run.model_transfer",
     "write_report": "shortcut_audit.report.html",
 }
 

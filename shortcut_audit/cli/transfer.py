@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from shortcut_audit.data.sources import ImageSource
     from shortcut_audit.results.model_transfer import JudgedMaps, ModelTransferResult
     from shortcut_audit.results.shortcut_findings import ClassShortcut
-    from shortcut_audit.run.judged_maps import JudgementEstimate, OtherModel
+    from shortcut_audit.run.judged_maps import JudgementEstimate
     from shortcut_audit.run.model_transfer import NamedRun, TransferRequest
+    from shortcut_audit.run.other_models import OtherModel
 
 __all__ = ["transfer"]
 
@@ -156,7 +157,7 @@ def _models(
     **images: Any,
 ) -> list[OtherModel]:
     from shortcut_audit.models.loading import ModelRequest, load_model
-    from shortcut_audit.run.judged_maps import OtherModel, names_of_models
+    from shortcut_audit.run.other_models import OtherModel, names_of_models
 
     n_classes = len(output_names) if output_names is not None else len(source.class_names)
     loaded = [

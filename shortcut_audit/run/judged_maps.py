@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shortcut_audit.data.label_maps import LabelMap, identity_map
 from shortcut_audit.data.pixels import AuditImages, choose_images, common_shape
-from shortcut_audit.data.sources import ImageSource, Picture
+from shortcut_audit.data.sources import ImageSource
 from shortcut_audit.errors import DataError, SettingsError
 from shortcut_audit.measures.interface import Arrays
 from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.shortcuts import Shortcuts
-from shortcut_audit.models.classifier import device_name, weights_digest
-from shortcut_audit.models.loading import LoadedModel, preprocessing_of
+from shortcut_audit.models.classifier import device_name
+from shortcut_audit.models.loading import preprocessing_of
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.counts import Rate
 from shortcut_audit.results.model_transfer import DroppedClass, Images, JudgedClass, JudgedMaps
@@ -34,6 +33,7 @@ from shortcut_audit.results.store import write_state
 from shortcut_audit.run.engines import Engine
 from shortcut_audit.run.execute import Watch, run_measure
 from shortcut_audit.run.ledger import Ledger
+from shortcut_audit.run.other_models import OtherModel, answerable
 from shortcut_audit.run.prepare import (
     AuditRequest,
     PreparedAudit,
@@ -41,30 +41,30 @@ from shortcut_audit.run.prepare import (
     first_image,
     prepared_audit,
 )
-from shortcut_audit.run.transfer_names import distinct_names
 from shortcut_audit.run.tuning import measure_batch, peak_memory_bytes
 
 __all__ = [
     "Judgement",
     "JudgementEstimate",
-    "OtherModel",
     "estimated",
     "judged",
-    "names_of_models",
     "planned_judgement",
 ]
 
-
-@dataclass(frozen=True, kw_only=True)
-class OtherModel:
-    """A model to judge maps on; `mean`, `std`, `size` (H, W), `output_names` as in `AuditRequest`."""
-
-    name: str
-    model: LoadedModel
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    size: tuple[int, int] | None = None
-    output_names: Sequence[str] | None = None
+# Settings of a run that say what its maps mean, and which of its images it was judged on.
+_OF_THE_RUN = (
+    "images_per_class",
+    "search_share",
+    "kept_share",
+    "response",
+    "resolution",
+    "dc",
+    "domain",
+    "clip",
+    "seed",
+    "dtype",
+    "skip_unreadable",
+)
 
 
 @dataclass(frozen=True)
@@ -97,59 +97,6 @@ class JudgementEstimate:
     peak_memory_bytes: int
 
 
-@dataclass(frozen=True)
-class _Answerable:
-    """The images of classes that a model has an output for.
-
-    Labels keep their numbers, by which images are drawn and split: the same images are judged on,
-    whatever is left out. A class without images goes by a name that the model knows; nobody meets it.
-    """
-
-    uniform: ClassVar[bool] = False
-    inner: ImageSource
-    rows: NDArray[np.int64]
-    class_names: tuple[str, ...]
-
-    @property
-    def spec(self) -> str:
-        return self.inner.spec
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.inner.labels[self.rows]
-
-    def read(self, index: int) -> Picture:
-        return self.inner.read(int(self.rows[index]))
-
-    def peek(self, index: int) -> Picture:
-        return self.inner.peek(int(self.rows[index]))
-
-    def name(self, index: int) -> str:
-        return self.inner.name(int(self.rows[index]))
-
-
-def names_of_models(
-    models: Sequence[LoadedModel], told: Sequence[str], runs: Mapping[str, AuditResult]
-) -> list[str]:
-    """A name for each model: the run's, where it is the run's own model, else its architecture, with
-    what it is `told` apart by where others are called so.
-
-    Raises SettingsError for a model named twice.
-    """
-    digests = [weights_digest(model.network) for model in models]
-    twice = next((n for n, digest in enumerate(digests) if digest in digests[:n]), None)
-    if twice is not None:
-        raise SettingsError(
-            f"{models[twice].spec} has the weights of a model that is named before it.",
-            "Name every model once.",
-        )
-    own = {result.model.digest: name for name, result in runs.items()}
-    others = [n for n, digest in enumerate(digests) if digest not in own]
-    names = distinct_names([(models[n].architecture, told[n]) for n in others], list(runs))
-    named = dict(zip(others, names, strict=True))
-    return [named[n] if n in named else own[digest] for n, digest in enumerate(digests)]
-
-
 def planned_judgement(
     run: str,
     result: AuditResult,
@@ -164,15 +111,13 @@ def planned_judgement(
     `changes`: settings that are not the run's (device, dtype, batch_size, images_per_class,
     skip_unreadable). Raises AuditError where no class is left, and for another grid.
     """
-    answerable, unanswered = _answerable(source, other)
-    run_class, dropped, notes = _classes(run, result, answerable, unanswered, other, label_map)
-    own = result.model_settings
+    images, unanswered = answerable(source, other)
+    run_class, dropped, notes = _classes(run, result, images, unanswered, other, label_map)
     settings = settings_from(
         {
-            **own.model_dump(),
+            **result.model_settings.model_dump(include=set(_OF_THE_RUN)),
             # Nothing is searched: whatever search the run had, the model need not be fit for it.
             "search": "exact",
-            "budget": None,
             "examples": 0,
             "classes": tuple(run_class),
             **changes,
@@ -180,7 +125,7 @@ def planned_judgement(
     )
     request = AuditRequest(
         model=other.model,
-        source=answerable,
+        source=images,
         settings=settings,
         command=command,
         mean=other.mean,
@@ -190,23 +135,6 @@ def planned_judgement(
     )
     _check_grid(run, result, other, request)
     return Judgement(run, result, other, request, run_class, dropped, notes)
-
-
-def _answerable(source: ImageSource, other: OtherModel) -> tuple[ImageSource, tuple[str, ...]]:
-    """The images of classes that the model can answer with, and the classes that it cannot."""
-    names = other.output_names
-    unanswered = tuple(name for name in source.class_names if names is not None and name not in names)
-    if names is None or not unanswered:
-        return source, ()
-    kept = tuple(name if name in names else names[0] for name in source.class_names)
-    can = np.array([name not in unanswered for name in source.class_names])
-    rows = np.flatnonzero(can[source.labels]).astype(np.int64)
-    if not len(rows):
-        raise DataError(
-            f"{other.name} has no output for any class of {source.spec}.",
-            "Use the same names in --output-names as for the classes of the data.",
-        )
-    return _Answerable(source, rows, kept), unanswered
 
 
 def _classes(

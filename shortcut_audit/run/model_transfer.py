@@ -6,13 +6,13 @@ Torch is loaded where a model is judged, and not for a comparison of maps.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shortcut_audit.errors import AuditInterruptedError, ResultError, RunFolderError, SettingsError
 from shortcut_audit.results.audit_result import AuditResult
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from shortcut_audit.data.label_maps import LabelMap
     from shortcut_audit.data.sources import ImageSource
     from shortcut_audit.run.engines import Engine
-    from shortcut_audit.run.judged_maps import Judgement, JudgementEstimate, OtherModel
+    from shortcut_audit.run.judged_maps import Judgement, JudgementEstimate
+    from shortcut_audit.run.other_models import OtherModel
     from shortcut_audit.run.plan import Task
     from shortcut_audit.run.prepare import Progress
 
@@ -54,6 +55,7 @@ __all__ = [
     "load_runs",
     "named_runs",
     "run_transfer",
+    "transfer",
 ]
 
 
@@ -226,6 +228,66 @@ def run_transfer(
             save_transfer(result, out)
             state.write("finished")
     return result
+
+
+# Settings of the judgement that a caller may choose; all others are the run's.
+_CHANGES = ("device", "dtype", "batch_size", "images_per_class", "skip_unreadable")
+
+
+def transfer(
+    runs: Sequence[AuditResult | str | Path],
+    models: Mapping[str, Any] | None = None,
+    images: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    label_map: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: tuple[int, int] | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> ModelTransferResult:
+    """Compare the maps of audits with each other, and judge them on other models.
+
+    `runs`: results of `audit`, or folders of finished audits. `models`: torch modules or functions by
+    name; `images` to judge on, with `class_names`, as for `audit`, in pixels (`mean`, `std`: what the
+    models' inputs are normalised with, by default each model's own record). `label_map`: a TOML file.
+    `out`: a folder that keeps finished parts and the numbers. Of the settings, `device`, `dtype`,
+    `batch_size`, `images_per_class` and `skip_unreadable` may be given; the rest is each run's own.
+
+    Returns a `ModelTransferResult`. Raises `AuditError` with one sentence and a next step.
+    """
+    unknown = next((name for name in changes if name not in _CHANGES), None)
+    if unknown is not None:
+        raise SettingsError(
+            f"{unknown} is no setting of a transfer: what is not {', '.join(_CHANGES)} is the run's own.",
+            "Leave it out.",
+        )
+    named = named_runs(
+        [
+            (f"run {number}", run) if isinstance(run, AuditResult) else (str(run), load_result(Path(run)))
+            for number, run in enumerate(runs, start=1)
+        ]
+    )
+    source, others, mapped = None, [], None
+    if models:
+        from shortcut_audit.data.label_maps import load_label_map
+        from shortcut_audit.run.other_models import given_images, given_models
+
+        source = given_images(images, class_names)
+        others = given_models(models, mean=mean, std=std, size=size, output_names=output_names)
+        mapped = None if label_map is None else load_label_map(Path(label_map))
+    request = TransferRequest(
+        runs=named,
+        command="shortcut_audit.transfer(...)",
+        others=others,
+        source=source,
+        label_map=mapped,
+        changes=changes,
+    )
+    return run_transfer(request, None if out is None else Path(out), progress=progress)
 
 
 def _told(run: NamedRun) -> TransferredRun:
