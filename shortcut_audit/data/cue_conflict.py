@@ -37,6 +37,7 @@ _NAMES_SAY = "Name files like cat7-elephant3.png (shape, number, texture, number
 _OTHER_WAYS = (
     "or give an .npz with x, y_shape, y_texture and classes, or a .csv with columns file, shape, texture."
 )
+_DIGITS = "0123456789"
 _COLUMNS = ("file", "shape", "texture")
 
 
@@ -213,7 +214,11 @@ def _texture(text: str, name: str, known: Sequence[str]) -> str:
             f"The texture of {name} may be {fits[0]!r} or {fits[1]!r}.",
             f"Name classes so that none is another with digits behind it, {_OTHER_WAYS}",
         )
-    return fits[0] if fits else (text.rstrip("0123456789") or text)
+    if not fits and not text.rstrip(_DIGITS):
+        raise DataError(
+            f"The file name of {name} does not say a texture.", f"{_NAMES_SAY}, {_OTHER_WAYS}"
+        )
+    return fits[0] if fits else text.rstrip(_DIGITS)
 
 
 def _labelled(source: ImageSource, pairs: Sequence[tuple[str, str]]) -> CueImages:

@@ -181,9 +181,9 @@ def grouped_outputs(
     else:
         found = _by_name(class_names, carried, n_outputs, names)
     if len(found.groups) < 2:
-        one = f"one class of the images alone has a group ({found.groups[0].name})"
+        alone = [f"one class of the images alone has a group ({group.name})" for group in found.groups]
         raise SettingsError(
-            f"There is nothing to choose between: {one if found.groups else 'no class has a group'}.",
+            f"There is nothing to choose between: {(alone or ['no class has a group'])[0]}.",
             f"The images' classes are {listed(carried)}; give at least two of them a group.",
         )
     return found
