@@ -1,7 +1,9 @@
 """Corruptions: what shifts of judgement images cost each class, beside what they do to its orbits.
 
 Corrupted copies are made where they are judged and never kept. Energies are summed within a handful of
-regions of the spectrum, not by orbit, so that memory does not grow with the number of shifts.
+regions of the spectrum, not by orbit, so that memory does not grow with orbits times shifts: what each
+orbit holds in clean images of the class is measured first, and what a shift does to it becomes a share of
+that on the spot.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from shortcut_audit.results.corruption_findings import (
     CorruptionsFinding,
     ShiftedRecall,
     ShiftTried,
-    energy_shares,
+    orbit_shares,
 )
 from shortcut_audit.results.counts import Paired
 from shortcut_audit.results.findings import Finding
@@ -73,8 +75,9 @@ Floats = NDArray[np.float64]
 class Corruptions:
     """Recall under corruptions, the energy that they remove and add, and how far that foretells the drop.
 
-    Every image is judged as it is and under each shift, so that counts are paired. A shard is a block of
-    images of one class under one corruption at all its severities; another one has them as they are.
+    Every image is judged as it is and under each shift, so that counts are paired. First come the images
+    as they are, with the mean energy of every orbit; then a shard is a block of images of one class under
+    one corruption at all its severities.
     Images are pixels in [0,1] throughout, whatever domain the search filtered in, and corrupted copies
     are rounded to 8 bits as files are.
     """
@@ -100,15 +103,26 @@ class Corruptions:
     ) -> Rounds[tuple[Finding, Arrays]]:
         shifts = shifts_of(outline)
         maps = _maps(outline, found)
+        clean = [
+            shard
+            for index in outline.searched
+            for shard in _shards(self.name, outline, index, [(Work(_CLEAN, {}), 1)])
+        ]
+        left = self.planned_passes(outline) - sum(shard.n_passes for shard in clean)
+        done = yield Round(clean, n_passes_after=left)
+        sums = [_ClassSums.of(outline.grid, done.of(index)) for index in outline.searched]
         shards = [
             shard
-            for column, index in enumerate(outline.searched)
-            for shard in _shards(self.name, outline, shifts, index, maps[column])
+            for index, own, before in zip(outline.searched, maps, sums, strict=True)
+            for shard in _shards(
+                self.name, outline, index, _works(outline.grid, shifts, own, before.spectrum)
+            )
         ]
         # Shards of one block stand together: it is read once.
         shards.sort(key=lambda shard: shard.rows)
         done = yield Round(shards)
-        sums = [_ClassSums.of(shifts, done.of(index)) for index in outline.searched]
+        for index, before in zip(outline.searched, sums, strict=True):
+            before.take_in(done.of(index))
         return _finding(outline, images, shifts, maps, sums)
 
     def run(
@@ -121,7 +135,10 @@ class Corruptions:
         if shard.work.kind == _CLEAN:
             logits = _logits(subject, clean, advance)
             require_finite(logits, subject, shard.rows, "")
-            return {"called": (logits.argmax(dim=1) == output).cpu().numpy()}
+            return {
+                "called": (logits.argmax(dim=1) == output).cpu().numpy(),
+                "spectrum": _spectrum(clean, subject.grid),
+            }
         return _run_corrupted(shard, subject, clean, output, advance)
 
 
@@ -153,24 +170,33 @@ def _maps(outline: Outline, found: Arrays) -> NDArray[np.bool_]:
     return np.stack(pair, axis=1).astype(np.bool_)
 
 
-def _shards(
-    measure: str, outline: Outline, shifts: Sequence[Shift], class_index: int, maps: NDArray[np.bool_]
-) -> Iterator[Shard]:
-    """One shard a block and corruption, and one for the block as it is."""
-    works = [(Work(_CLEAN, {}), 1)]
+def _works(
+    grid: FrequencyGrid, shifts: Sequence[Shift], maps: NDArray[np.bool_], spectrum: Floats
+) -> list[tuple[Work, int]]:
+    """What is asked of every block of a class, one work a corruption, with passes an image.
+
+    `maps` (2, n_orbits) of the class; `spectrum` (n_orbits,) its mean clean energy.
+    """
+    works = []
+    # Single precision says enough of it, and every class has one.
+    held = {"maps": maps, "spectrum": spectrum.astype(np.float32)}
     for name in dict.fromkeys(shift.name for shift in shifts):
         severities = [shift.severity for shift in shifts if shift.name == name]
-        values = [
-            CORRUPTIONS[name].values(severity, outline.grid.height, outline.grid.width)
-            for severity in severities
-        ]
-        arrays = {
+        values = [CORRUPTIONS[name].values(each, grid.height, grid.width) for each in severities]
+        arrays: Arrays = {
+            **held,
             "corruption": np.array([name], dtype="S"),
             "severities": np.array(severities, dtype=np.int64),
             "parameters": np.array([list(each.values()) for each in values], dtype=np.float64),
-            "maps": maps,
         }
         works.append((Work(_CORRUPTED, arrays), len(severities)))
+    return works
+
+
+def _shards(
+    measure: str, outline: Outline, class_index: int, works: Sequence[tuple[Work, int]]
+) -> Iterator[Shard]:
+    """One shard a block of the class and work."""
     for rows in blocks_of(outline, "judge", class_index):
         for work, n_passes in works:
             yield Shard(
@@ -187,13 +213,13 @@ def _shards(
 def _run_corrupted(
     shard: Shard, subject: Subject, clean: Tensor, output: int, advance: Advance
 ) -> Totals:
-    """`called` (n_severities, n) by their own class; `energy` (n_severities, n_regions, 4), summed."""
+    """`called` (n_severities, n) by their own class; `energy` (n_severities, n_regions, 7), summed."""
     assert shard.work is not None
     given = shard.work.arrays
     name = given["corruption"][0].decode()
     # What an image is, and not where it stands, decides what is drawn for it.
     keys = subject.images.store.digests[slice(*shard.rows)]
-    weights = _weights(subject.grid, given["maps"])
+    weights = _weights(subject, given["maps"], given["spectrum"])
     called, energy = [], []
     for severity in given["severities"].tolist():
         with one_thread():
@@ -215,13 +241,19 @@ def _logits(subject: Subject, pixels: Tensor, advance: Advance) -> Tensor:
     return torch.cat(parts)
 
 
-def _weights(grid: FrequencyGrid, maps: NDArray[np.bool_]) -> Tensor:
-    """What each bin of the half plane counts in each region, (H * (W//2+1), n_regions)."""
+def _weights(subject: Subject, maps: NDArray[np.bool_], spectrum: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    """What each bin of the half plane counts in each region, (H * (W//2+1), n_regions), twice: for sums
+    of energy, and for means of shares of what its orbit holds in clean images."""
+    grid = subject.grid
     bands = grid.bands(N_BANDS)
     chosen = [*maps, np.arange(grid.n_orbits) > 0, np.arange(grid.n_orbits) == 0]
     chosen += [bands == band for band in range(N_BANDS)]
-    by_bin = np.stack(chosen)[:, grid.orbit_of_bin] * _counted(grid)
-    return torch.from_numpy(by_bin.reshape(len(chosen), -1).T.copy())
+    by_bin = (np.stack(chosen)[:, grid.orbit_of_bin] * _counted(grid)).reshape(len(chosen), -1)
+    # An orbit with less than rounding to 8 bits puts into it is as good as empty.
+    rounding = subject.outline.n_channels * grid.height * grid.width / (12 * 255**2)
+    held = np.maximum(spectrum.astype(np.float64), rounding)[grid.orbit_of_bin].reshape(-1)
+    shares = by_bin / held / np.maximum(by_bin.sum(axis=1, keepdims=True), 1)
+    return torch.from_numpy(by_bin.T.copy()), torch.from_numpy(shares.T.copy())
 
 
 @lru_cache(maxsize=4)
@@ -233,23 +265,38 @@ def _counted(grid: FrequencyGrid) -> Floats:
     return shared
 
 
-def _energies(clean: Tensor, copies: Tensor, weights: Tensor) -> Floats:
-    """Energy as `ENERGIES`, summed over images, (n_regions, 4), in double precision.
+def _spectrum(clean: Tensor, grid: FrequencyGrid) -> Floats:
+    """|F|^2 of a bin of every orbit over all channels, (n_orbits,), summed over `clean` (n, C, H, W)."""
+    total = np.zeros((grid.height, grid.n_half_columns))
+    with one_thread():
+        for rows in _in_cache(clean):
+            total += _power(spectrum_of(clean[rows].double())).sum(dim=0).numpy()
+    spectrum: Floats = total[grid.rows, grid.columns]
+    return spectrum
+
+
+def _energies(clean: Tensor, copies: Tensor, weights: tuple[Tensor, Tensor]) -> Floats:
+    """`ENERGIES` summed over images, (n_regions, 7), in double precision.
 
     `clean`, `copies` (n, C, H, W); an orbit's energy is taken over all channels of one image before it
     is said to have risen or fallen.
     """
-    total = np.zeros((weights.shape[1], len(ENERGIES)))
-    step = max(1, _CACHED_VALUES // max(1, clean[:1].numel()))
-    for start in range(0, len(clean), step):
-        rows = slice(start, start + step)
+    total = np.zeros((weights[0].shape[1], len(ENERGIES)))
+    for rows in _in_cache(clean):
         before, after = spectrum_of(clean[rows].double()), spectrum_of(copies[rows].double())
-        power, shifted = _power(before), _power(after)
-        rise = shifted - power
-        parts = (power, (-rise).clamp(min=0), rise.clamp(min=0), _power(after - before))
-        for place, part in enumerate(parts):
-            total[:, place] += (part.sum(dim=0).reshape(-1) @ weights).numpy()
+        power, difference = _power(before), _power(after - before)
+        rise = _power(after) - power
+        changes = ((-rise).clamp(min=0), rise.clamp(min=0), difference)
+        parts = torch.stack([part.sum(dim=0).reshape(-1) for part in (power, *changes)])
+        energies, shares = parts @ weights[0], parts[1:] @ weights[1]
+        total += torch.cat([energies, shares]).T.numpy()
     return total
+
+
+def _in_cache(images: Tensor) -> Iterator[slice]:
+    """As many images at a time as stay in a processor's cache."""
+    step = max(1, _CACHED_VALUES // max(1, images[:1].numel()))
+    yield from (slice(start, start + step) for start in range(0, len(images), step))
 
 
 def _power(spectrum: Tensor) -> Tensor:
@@ -259,30 +306,51 @@ def _power(spectrum: Tensor) -> Tensor:
 
 @dataclass
 class _ClassSums:
-    """A class over its blocks: whether each image is called by it, (n,) as it is and (n_shifts, n)
-    corrupted; `energy` (n_shifts, n_regions, 4), summed."""
+    """A class over its blocks. `clean`: whether each image is called by it, (n,); `spectrum` (n_orbits,)
+    mean |F|^2; `corrupted` (n_severities, n) and `energy` (n_severities, n_regions, 7), summed, by
+    corruption."""
 
-    clean: list[NDArray[np.bool_]] = field(default_factory=list)
-    by_corruption: dict[str, list[NDArray[np.bool_]]] = field(default_factory=dict)
+    clean: NDArray[np.bool_]
+    spectrum: Floats
+    corrupted: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     energy: dict[str, Floats] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shifts: Sequence[Shift], totals: Iterator[tuple[Shard, Totals]]) -> _ClassSums:
-        sums = cls()
+    def of(cls, grid: FrequencyGrid, totals: Iterator[tuple[Shard, Totals]]) -> _ClassSums:
+        called, spectrum = [], np.zeros(grid.n_orbits)
+        for _, total in totals:
+            called.append(total["called"])
+            spectrum += total["spectrum"]
+        clean = np.concatenate(called)
+        return cls(clean, spectrum / len(clean))
+
+    def take_in(self, totals: Iterator[tuple[Shard, Totals]]) -> None:
         for shard, total in totals:
             assert shard.work is not None
-            if shard.work.kind == _CLEAN:
-                sums.clean.append(total["called"])
-                continue
             name = shard.work.arrays["corruption"][0].decode()
-            sums.by_corruption.setdefault(name, []).append(total["called"])
-            sums.energy[name] = sums.energy.get(name, 0) + total["energy"]
-        return sums
+            before = self.corrupted.get(name)
+            called = total["called"]
+            self.corrupted[name] = called if before is None else np.concatenate([before, called], axis=1)
+            self.energy[name] = self.energy.get(name, 0) + total["energy"]
 
-    def called(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Clean (n,) and corrupted (n_shifts, n)."""
-        corrupted = [np.concatenate(blocks, axis=1) for blocks in self.by_corruption.values()]
-        return np.concatenate(self.clean), np.concatenate(corrupted)
+    @property
+    def pairs(self) -> list[Paired]:
+        """Recall as they are against recall under each shift."""
+        return [
+            Paired(
+                n=len(self.clean),
+                both=int((self.clean & own).sum()),
+                only_first=int((self.clean & ~own).sum()),
+                only_second=int((~self.clean & own).sum()),
+            )
+            for own in np.concatenate(list(self.corrupted.values()))
+        ]
+
+    @property
+    def mean_energy(self) -> Floats:
+        """`ENERGIES` by shift and region, (n_shifts, n_regions, 7), a mean image."""
+        energy: Floats = np.concatenate(list(self.energy.values())) / len(self.clean)
+        return energy
 
 
 def _finding(
@@ -292,31 +360,27 @@ def _finding(
     maps: NDArray[np.bool_],
     sums: Sequence[_ClassSums],
 ) -> tuple[CorruptionsFinding, Arrays]:
-    pairs = [_pairs(*each.called()) for each in sums]
+    pairs = [each.pairs for each in sums]
     adjusted = [adjusted_p_values([own[n].p_value for own in pairs]) for n in range(len(shifts))]
-    by_class, energies = [], []
-    for column, index in enumerate(outline.searched):
-        recalls = tuple(
-            ShiftedRecall(recall=pair, q_value=adjusted[n][column])
-            for n, pair in enumerate(pairs[column])
+    by_class = tuple(
+        ClassShifts(
+            class_name=images.class_names[index],
+            n_judge=len(sums[column].clean),
+            n_orbits_dominant=int(maps[column, 0].sum()),
+            n_orbits_shortcut=int(maps[column, 1].sum()),
+            by_shift=tuple(
+                ShiftedRecall(recall=pair, q_value=adjusted[n][column])
+                for n, pair in enumerate(pairs[column])
+            ),
         )
-        n_judge = len(sums[column].called()[0])
-        by_class.append(
-            ClassShifts(
-                class_name=images.class_names[index],
-                n_judge=n_judge,
-                n_orbits_dominant=int(maps[column, 0].sum()),
-                n_orbits_shortcut=int(maps[column, 1].sum()),
-                by_shift=recalls,
-            )
-        )
-        energies.append(np.concatenate(list(sums[column].energy.values())) / n_judge)
-    energy = np.stack(energies)
-    shares = energy_shares(energy)
+        for column, index in enumerate(outline.searched)
+    )
+    energy = np.stack([each.mean_energy for each in sums])
+    shares = orbit_shares(energy)
     finding = CorruptionsFinding(
         shifts=tuple(_tried(shift, outline.grid) for shift in shifts),
         regions=REGIONS,
-        by_class=tuple(by_class),
+        by_class=by_class,
         prediction=predict_drop(
             pairs,
             shares[:, :, REGIONS.index("dominant")],
@@ -326,19 +390,6 @@ def _finding(
         ),
     )
     return finding, {f"{NAME}/energy": energy}
-
-
-def _pairs(clean: NDArray[np.bool_], corrupted: NDArray[np.bool_]) -> list[Paired]:
-    """Recall as they are against recall under each shift."""
-    return [
-        Paired(
-            n=len(clean),
-            both=int((clean & own).sum()),
-            only_first=int((clean & ~own).sum()),
-            only_second=int((~clean & own).sum()),
-        )
-        for own in corrupted
-    ]
 
 
 def _tried(shift: Shift, grid: FrequencyGrid) -> ShiftTried:

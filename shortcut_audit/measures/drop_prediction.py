@@ -39,9 +39,9 @@ def predict_drop(
     """Predict the drop in recall of classes under shifts from energies, on cells left out.
 
     `pairs`: recall by class and shift, as they are against corrupted. `dominant`, `everywhere`
-    (n_classes, n_shifts, 3): shares of clean energy removed, added and different, on the class's dominant
-    orbits and on all but DC; nan where there is none. `shifts`: corruption and severity of each.
-    A class whose map has no energy is left out.
+    (n_classes, n_shifts, 3): shares of an orbit's clean energy removed, added and different, on average
+    over the class's dominant orbits and over all but DC; nan where there is none. `shifts`: corruption
+    and severity of each. A class whose map has no energy is left out.
     """
     kinds = list(dict.fromkeys(name for name, _ in shifts))
     known = np.isfinite(dominant).all(axis=(1, 2)) & np.isfinite(everywhere).all(axis=(1, 2))

@@ -20,10 +20,19 @@ __all__ = [
     "ShiftTried",
     "ShiftedRecall",
     "energy_shares",
+    "orbit_shares",
 ]
 
 # Last axis of `corruptions/energy`.
-ENERGIES = ("clean", "removed", "added", "difference")
+ENERGIES = (
+    "clean",
+    "removed",
+    "added",
+    "difference",
+    "removed_by_orbit",
+    "added_by_orbit",
+    "difference_by_orbit",
+)
 
 # What the drop is predicted from; see DropPrediction.
 Predictor = Literal["dominant", "all", "both", "severity"]
@@ -87,8 +96,8 @@ class PredictedFrom(Frozen):
 class DropPrediction(Frozen):
     """How much of the drop in recall the energy that shifts change predicts, over classes times shifts.
 
-    Predictors: `dominant`, logarithms of the shares that are removed, added and different on the class's
-    dominant orbits; `all`, the same over all orbits but DC; `both` together; `severity` alone, 1..5.
+    Predictors: `dominant`, logarithms of the shares that are removed, added and different by orbit on the
+    class's dominant orbits; `all`, the same over all orbits but DC; `both` together; `severity` alone.
     `p_value`: chance that `dominant` predicts new corruptions as well where drops are dealt anew among
     the cells of each corruption, from `n_draws` of that. `ceiling`: what no prediction passes on average,
     because recall of so few images has an error of its own. `reason` says why there is nothing, where
@@ -112,12 +121,14 @@ class DropPrediction(Frozen):
 class CorruptionsFinding(Frozen):
     """Recall of every searched class under corruptions of its judgement images, beside their energy.
 
-    Array: `corruptions/energy` (n_searched_classes, n_shifts, n_regions, 4), in the order of `by_class`,
-    `shifts` and `regions`; mean over images of the energy sum of members * |F|^2 over the region's orbits
-    and all channels, of pixels in [0,1]: as they are; removed, where an image's orbit has less after the
-    shift; added, where it has more; of the difference F' - F. Regions: `dominant` (the class's map),
-    `shortcut` (the orbits its verdict rests on, else empty), `all` (but DC), `dc`, `band 1` (low) ..
-    `band 4`.
+    Array: `corruptions/energy` (n_searched_classes, n_shifts, n_regions, 7), in the order of `by_class`,
+    `shifts`, `regions` and `ENERGIES`. The first four: mean over images of the energy, sum of members *
+    |F|^2 over the region's orbits and all channels, of pixels in [0,1]: as they are; removed, where an
+    image's orbit has less after the shift; added, where it has more; of the difference F' - F. The other
+    three: the last three of each orbit as a share of what it holds in clean images of the class, averaged
+    over the region's orbits (members counted), each counting alike. Regions: `dominant` (the class's
+    map), `shortcut` (the orbits its verdict rests on, else empty), `all` (but DC), `dc`, `band 1` (low)
+    .. `band 4`.
     """
 
     measure: Literal["corruptions"] = "corruptions"
@@ -143,10 +154,15 @@ class CorruptionsFinding(Frozen):
 
 
 def energy_shares(energy: NDArray[Any]) -> NDArray[np.float64]:
-    """Shares of the clean energy that shifts remove, add and change (difference), (..., 3).
+    """Shares of a region's clean energy that shifts remove, add and change (difference), (..., 3).
 
-    `energy` (..., 4) as `corruptions/energy`; nan where there is no clean energy.
+    `energy` (..., 7) as `corruptions/energy`; nan where there is no clean energy.
     """
     clean = energy[..., :1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(clean > 0, energy[..., 1:] / clean, np.nan), dtype=np.float64)
+        return np.asarray(np.where(clean > 0, energy[..., 1:4] / clean, np.nan), dtype=np.float64)
+
+
+def orbit_shares(energy: NDArray[Any]) -> NDArray[np.float64]:
+    """The same by orbit, each counting alike, (..., 3): the strongest orbits do not drown the others."""
+    return np.asarray(np.where(energy[..., :1] > 0, energy[..., 4:], np.nan), dtype=np.float64)
