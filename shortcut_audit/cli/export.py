@@ -18,7 +18,9 @@ __all__ = ["export"]
 
 def export(
     run: Path = typer.Argument(..., help="Folder of a finished audit."),
-    table: str = typer.Option("classes", "--table", help="classes, ladder, orbits or bands."),
+    table: str = typer.Option(
+        "classes", "--table", help="classes, ladder, orbits, bands or corruptions."
+    ),
     format: str = typer.Option("csv", "--format", help="csv, json or parquet."),  # noqa: A002
     output: Path | None = typer.Option(
         None, "--output", "-o", help="File to write. [default: standard output; parquet needs one]"

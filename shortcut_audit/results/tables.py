@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shortcut_audit.errors import ResultError
+from shortcut_audit.results.corruption_tables import CORRUPTION_DTYPES, corruption_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from shortcut_audit.results.counts import Paired, Rate
     from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung
 
-__all__ = ["TABLES", "null_share", "table_frames"]
+__all__ = ["SHIFT_TABLES", "TABLES", "null_share", "table_frames"]
 
 Chunk = dict[str, Any]
 
@@ -317,6 +318,8 @@ def _data_bands(result: AuditResult) -> Iterator[Chunk]:
 
 
 TABLES = {"classes": _classes, "orbits": _orbits, "bands": _bands, "ladder": _ladder}
+# Of audits that were asked for them.
+SHIFT_TABLES = {"corruptions": corruption_rows}
 # The same names where the data alone were audited.
 _DATA_TABLES = {"classes": _data_classes, "orbits": _data_orbits, "bands": _data_bands}
 
@@ -362,6 +365,7 @@ _DTYPES = {
     "n_orbits_best": "Int64",
     **dict.fromkeys(("kind", "confounds", "reason", "needed"), "string"),
     **_LADDER_DTYPES,
+    **CORRUPTION_DTYPES,
     "rank": "Int64",
     "n_probed": "Int64",
     "images_enough": "Int64",
@@ -382,13 +386,15 @@ _DTYPES = {
 def table_frames(result: AuditResult, name: str) -> Iterator[pd.DataFrame]:
     """Table `name` in chunks of whole classes, so that a thousand classes need not fit at once.
 
-    Raises ResultError for an unknown table, and for `ladder` where there is no model.
+    Raises ResultError for an unknown table, for `ladder` where there is no model, and for those of
+    shifted images where there are none.
     """
     import pandas as pd
 
-    tables = _DATA_TABLES if result.of_data else TABLES
+    of_models = {**TABLES, **SHIFT_TABLES}
+    tables = _DATA_TABLES if result.of_data else of_models
     if name not in tables:
-        what = "no table" if name not in TABLES else "in an audit of data alone no table"
+        what = "no table" if name not in of_models else "in an audit of data alone no table"
         raise ResultError(f"There is {what} {name!r}.", f"Tables are: {', '.join(tables)}.")
     for chunk in tables[name](result):
         frame = pd.DataFrame(chunk)
