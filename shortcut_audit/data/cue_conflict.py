@@ -181,6 +181,12 @@ def _by_names(source: ImageSource, folders: tuple[str, ...]) -> CueImages:
     pairs = []
     for index, label in enumerate(source.labels.tolist()):
         name = source.name(index)
+        if name == f"{source.spec}[{index}]":
+            # Numbered by us: what could be read off it would be the name of the whole file.
+            raise DataError(
+                f"{source.spec} has images without file names, and no y_shape and y_texture.",
+                f"{_NAMES_SAY}, {_OTHER_WAYS}",
+            )
         stem = Path(name.rpartition("/")[2]).stem
         pairs.append(_parsed(stem, name, folders[label] if folders else None, folders))
     return _labelled(source, pairs)

@@ -65,7 +65,8 @@ def cue_headline(result: CueConflictResult) -> str:
     if counts.n_either == 0:
         return f"Not measured for {name}: {result.why_not_measured}."
     verdict = {
-        "both": f"{name} goes by shape and texture alike, as far as these images tell",
+        "undecided": f"These images do not tell whether {name} goes by shape or by texture",
+        "both": f"{name} goes by shape and texture alike",
         "shape": f"{name} goes by shape",
         "texture": f"{name} goes by texture",
     }[result.goes_by]
@@ -101,11 +102,12 @@ def cue_sentences(result: CueConflictResult) -> list[str]:
     if counts.n_either:
         sentences.append(f"A shape bias of one half: p {p_text(counts.p_value)} (exact, two-sided).")
     if counts.n:
+        free = result.among_all
+        bias = f" and the shape bias is {percent_words(free.shape_bias.value)}" if free.n_either else ""
         sentences.append(
             f"It called {counts.n_neither} of {counts.n} images by neither, and {counts.n_shape} by their"
             f" shape (accuracy {percent_words(counts.accuracy.value)}); decided among all"
-            f" {result.model.n_outputs:,} outputs, {result.among_all.n_neither} are neither and the shape"
-            f" bias is {percent_words(result.among_all.shape_bias.value)}."
+            f" {result.model.n_outputs:,} outputs, {free.n_neither} are neither{bias}."
         )
     if left_out.n:
         sentences.append(

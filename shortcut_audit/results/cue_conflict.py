@@ -38,6 +38,8 @@ CUE_CONFLICT_FILE = "cue_conflict.json"
 TABLE_FILE = "cue_conflict.csv"
 _FORMAT: Literal[1] = 1
 _LEVEL = 0.05
+# An interval within this of one half says that shape and texture weigh about the same.
+_NEAR_HALF = 0.1
 _DERIVED = {"shape_bias", "accuracy", "p_value"}
 
 
@@ -222,13 +224,19 @@ class CueConflictResult(Frozen):
         return sum((item.among_all for item in self.by_class), CueCounts())
 
     @property
-    def goes_by(self) -> Literal["shape", "texture", "both", "not measured"]:
-        """What the model goes by; `both` where one half is not excluded at the 5% level."""
+    def goes_by(self) -> Literal["shape", "texture", "both", "undecided", "not measured"]:
+        """What the model goes by.
+
+        Where one half is not excluded at the 5% level, `both` if the interval lies near it, else
+        `undecided`: that nothing was shown is no proof that there is nothing.
+        """
         counts = self.among_groups
         if counts.p_value is None:
             return "not measured"
         if counts.p_value >= _LEVEL:
-            return "both"
+            bias = counts.shape_bias
+            near = bias.low >= 0.5 - _NEAR_HALF and bias.high <= 0.5 + _NEAR_HALF
+            return "both" if near else "undecided"
         return "shape" if 2 * counts.n_shape > counts.n_either else "texture"
 
     @property

@@ -33,6 +33,7 @@ from shortcut_audit.data.datasets import spool
 from shortcut_audit.data.label_maps import LabelMap
 from shortcut_audit.data.pixels import common_shape
 from shortcut_audit.data.sources import named_classes
+from shortcut_audit.data.survey import survey
 from shortcut_audit.errors import DataError, LogitsError, RunFolderError, SettingsError
 from shortcut_audit.measures.cue_conflict import answers_of, count_answers
 from shortcut_audit.models.callables import as_network, function_name
@@ -118,7 +119,11 @@ def run_cue_conflict(
         check_cue_folder(out)
     settings, images = request.settings, request.images
     device = pick_device(settings.device)
-    preprocessing = _preprocessing(request)
+    # The size of all images of the set: no choice among them changes how they reach the model.
+    image_shape = common_shape(images.source, range(len(images.shape)))
+    preprocessing = preprocessing_of(
+        request.model, image_shape, mean=request.mean, std=request.std, size=request.size
+    )
     digest = weights_digest(request.model.network)
     began = time.perf_counter()
     with borrowed(
@@ -152,6 +157,12 @@ def run_cue_conflict(
         preprocessing=preprocessing,
     )
     result = _result(request, model, groups, chosen, reader, seen, device_name(device), seconds)
+    notes = (
+        *result.notes,
+        *_coarser(image_shape, preprocessing),
+        *survey(images.source, seen.rows.tolist()),
+    )
+    result = result.model_copy(update={"notes": notes})
     if out is not None:
         save_cue_conflict(result, out)
     return result
@@ -184,11 +195,7 @@ def _result(
         dropped=_dropped(request.images, groups),
         left_out=_left_out(chosen, seen, reader),
         skipped=tuple(reader.skipped),
-        notes=(
-            *groups.notes,
-            *_doubts(by_class, len(groups.groups)),
-            *_coarser(request.images, model.preprocessing),
-        ),
+        notes=(*groups.notes, *_doubts(by_class, len(groups.groups))),
         versions=installed_versions(),
         command=request.command,
         device=device,
@@ -199,13 +206,6 @@ def _result(
             images_per_second=round(len(seen.rows) / max(seconds, 1e-9), 1),
         ),
     )
-
-
-def _preprocessing(request: CueConflictRequest) -> Preprocessing:
-    """How images reach the model, by the size of all images of the set: no choice of them changes it."""
-    source = request.images.source
-    shape = common_shape(source, range(len(source.labels)))
-    return preprocessing_of(request.model, shape, mean=request.mean, std=request.std, size=request.size)
 
 
 def _count_outputs(classifier: Classifier, preprocessing: Preprocessing) -> int:
@@ -348,9 +348,8 @@ def _doubts(by_class: tuple[CueClass, ...], n_groups: int) -> list[str]:
     ]
 
 
-def _coarser(images: CueImages, preprocessing: Preprocessing) -> list[str]:
-    """A note where images are made so much smaller that part of their texture is gone."""
-    shape = common_shape(images.source, range(len(images.shape)))
+def _coarser(shape: tuple[int, int, int] | None, preprocessing: Preprocessing) -> list[str]:
+    """A note where images of `shape` are made so much smaller that part of their texture is gone."""
     if shape is None or min(shape[1:]) < _MUCH_LARGER * min(preprocessing.height, preprocessing.width):
         return []
     return [

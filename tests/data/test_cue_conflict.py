@@ -92,6 +92,13 @@ def test_packed_files_are_read_by_their_names(tmp_path: Path) -> None:
     assert [row[1:] for row in labels_of(images)] == [("cat", "dog"), ("dog", "cat")]
 
 
+def test_the_name_of_a_whole_file_is_no_name_of_an_image(tmp_path: Path) -> None:
+    x = np.zeros((2, 4, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / "cat1-dog2.npz", x=x, y=[0, 0], classes=["cat", "dog"])
+    with pytest.raises(DataError, match="images without file names, and no y_shape"):
+        open_cue_conflict(str(tmp_path / "cat1-dog2.npz"))
+
+
 def test_classes_whose_names_end_in_digits(tmp_path: Path) -> None:
     root = save_files(tmp_path, "class0/class01-class102.png", "class10/class107-class00.png")
     assert [row[1:] for row in labels_of(open_cue_conflict(str(root)))] == [

@@ -79,7 +79,8 @@ def test_names_survive_and_figures_are_those_of_the_result() -> None:
     [
         ((23, 77, 9), "net goes by texture: of 100 images that it called by either, 23% by shape"),
         ((77, 23, 9), "net goes by shape: of 100 images that it called by either, 77% by shape"),
-        ((52, 48, 9), "net goes by shape and texture alike, as far as these images tell: of 100 images"),
+        ((252, 248, 9), "net goes by shape and texture alike: of 500 images"),
+        ((12, 8, 9), "These images do not tell whether net goes by shape or by texture: of 20 images"),
         ((0, 1, 9), "of 1 image that it called by either, 0% by shape (95% interval 0–98%)."),
         ((0, 0, 9), "Not measured for net: the model called none of the 9 images by its shape"),
         ((0, 0, 0), "Not measured for net: none of the 7 images is left (5 of a class without a group"),
@@ -102,6 +103,14 @@ def test_what_was_left_out_is_said_and_nothing_else() -> None:
     said = " ".join(cue_sentences(made((3, 4, 5), left_out=LeftOut(not_drawn=4, unreadable=1))))
     assert "Left out: 5 of 17 images: 4 beyond the images asked for of each class, 1 unreadable." in said
     assert "Left out" not in " ".join(cue_sentences(made((3, 4, 5), left_out=LeftOut())))
+
+
+def test_among_all_outputs_there_may_be_no_shape_bias() -> None:
+    assert (
+        "decided among all 9 outputs, 8 are neither and the shape bias is 0%."
+        in cue_sentences(made((3, 4, 5)))[1]
+    )
+    assert cue_sentences(made((3, 0, 5)))[1].endswith("decided among all 9 outputs, 8 are neither.")
 
 
 def test_a_result_without_measure_has_no_figure() -> None:

@@ -61,7 +61,13 @@ def test_a_rate_of_nothing_says_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("counts", "word"),
-    [((40, 5, 3), "shape"), ((5, 40, 3), "texture"), ((9, 11, 3), "both"), ((0, 0, 3), "not measured")],
+    [
+        ((40, 5, 3), "shape"),
+        ((5, 40, 3), "texture"),
+        ((9, 11, 3), "undecided"),
+        ((251, 249, 3), "both"),
+        ((0, 0, 3), "not measured"),
+    ],
 )
 def test_what_a_model_goes_by(counts: tuple[int, int, int], word: str) -> None:
     result = made(counts, (0, 0, 0))

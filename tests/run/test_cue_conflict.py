@@ -133,6 +133,7 @@ def test_a_random_model_goes_by_neither_and_is_doubted() -> None:
     given_images = [(image, *pairs[n]) for image, n in images]
     result = sa.cue_conflict(Guesses(), given_images, class_names=NAMES)
     assert result.goes_by == "both"
+    assert result.among_groups.shape_bias.n > 250
     assert result.among_groups.p_value is not None
     assert result.among_groups.p_value > 0.05
     assert any("no more than guesses among 4 groups would (50%)" in note for note in result.notes)
@@ -237,6 +238,15 @@ def test_unreadable_images_are_counted_out(tmp_path: Path) -> None:
     assert result.left_out.unreadable == 1
     assert [item.image for item in result.skipped] == ["bee2-ant1.png"]
     assert result.data.n_used == 3
+
+
+def test_what_is_odd_about_the_files_is_noted(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("ant1-bee1", "bee1-ant1"):
+        Image.fromarray(np.zeros((4, 4, 4), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    result = sa.cue_conflict(linear_model(2, (3, 4, 4)), tmp_path, output_names=["ant", "bee"])
+    assert any("transparency" in note for note in result.notes)
 
 
 def test_the_model_is_left_as_it_was() -> None:
