@@ -314,8 +314,8 @@ def _record(
     )
     if not same:
         notes.append(
-            f"Images of {ood.name} reach the model another way than the audit's own: {geometry_words(way)},"
-            f" against {geometry_words(home_way)}. What that does to their frequencies is part of every"
+            f"Images of {ood.name} reach the model another way than the audit's own:"
+            f" {geometry_words(way)}, against {geometry_words(home_way)}. What that does to their frequencies is part of every"
             " difference."
         )
     return ShiftedSet(

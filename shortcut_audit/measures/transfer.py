@@ -35,6 +35,7 @@ from shortcut_audit.measures.interface import (
 )
 from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.shortcuts import NAME as SHORTCUTS
+from shortcut_audit.measures.transfer_bands import BAND_NAMES, BandSums, run_bands
 from shortcut_audit.measures.transfer_effects import ClassOutcomes, Parts, set_transfer
 from shortcut_audit.measures.trials import Partners, Trial
 from shortcut_audit.results.findings import Finding
@@ -43,7 +44,7 @@ from shortcut_audit.results.transfer_findings import TransferFinding
 
 __all__ = ["Transfer"]
 
-ANSWERS, TRIALS = "answers", "trials"
+ANSWERS, TRIALS, BANDS = "answers", "trials", "bands"
 # What is tried, and on which images: the class's own there, with orbits of others or without; with the
 # map alone; with the orbits of the audit's images; other images there with these; own images at home
 # with the map alone.
@@ -122,6 +123,8 @@ class Transfer:
                 own, donors = sizes[index], stop - start
                 if not own:
                     continue
+                # Of copies, band by band.
+                total += len(BAND_NAMES) * own
                 total += (3 + 2) * own + 2 * min(own, donors) + donors
                 total += (n_rungs + 4) * min(donors, sum(sizes) - own)
         return total
@@ -130,7 +133,7 @@ class Transfer:
         self, outline: Outline, images: AuditImages, found: Arrays
     ) -> Rounds[tuple[Finding, Arrays]]:
         cases = [_case_of(outline, found, column) for column in range(len(outline.searched))]
-        answers = self._answers(outline)
+        answers = [*self._answers(outline), *self._bands(outline, images)]
         trials: list[Shard] = []
         wanted = {
             (set_index, case.column): _wanted_of(outline, images, case, set_index)
@@ -152,7 +155,8 @@ class Transfer:
                 for case in cases
                 if wanted[set_index, case.column]
             ]
-            by_set.append(set_transfer(outline, images, set_index, predicted, outcomes))
+            bands = _bands_of(outline, images, done, set_index)
+            by_set.append(set_transfer(outline, images, set_index, predicted, outcomes, bands))
         return TransferFinding(by_set=tuple(by_set)), {}
 
     def run(
@@ -161,6 +165,8 @@ class Transfer:
         assert shard.work is not None
         if shard.work.kind == TRIALS:
             return run_trials(shard, subject, block, advance)
+        if shard.work.kind == BANDS:
+            return run_bands(shard, subject, block, advance)
         logits = logits_in_batches(subject, block.images, advance)
         require_finite(logits, subject, shard.rows, "")
         return {"predicted": logits.argmax(dim=1).cpu().numpy().astype(np.int32)}
@@ -174,6 +180,24 @@ class Transfer:
             for class_index, all_rows in enumerate(rows_by_class)
             for rows in blocks_between(outline, "judge", all_rows)
         ]
+
+    def _bands(self, outline: Outline, images: AuditImages) -> list[Shard]:
+        """Spectra of judgement images and of the other sets; of copies, each band put back as well."""
+        shards = []
+        everything = [(-1, outline.judge_rows), *enumerate(outline.shifted_rows)]
+        for set_index, rows_by_class in everything:
+            copies = images.shifted[set_index].counterparts if set_index >= 0 else None
+            first = rows_by_class[0][0]
+            for class_index, all_rows in enumerate(rows_by_class):
+                for rows in blocks_between(outline, "judge", all_rows):
+                    arrays = {"set": np.array([set_index])}
+                    if copies is not None:
+                        arrays["copies"] = copies[rows[0] - first : rows[1] - first]
+                        digests = [images.store.digests[row] for row in arrays["copies"].tolist()]
+                        arrays["digests"] = np.array(digests, dtype="S32")
+                    n_passes = len(BAND_NAMES) if copies is not None else 0
+                    shards.append(self._shard(outline, class_index, rows, n_passes, Work(BANDS, arrays)))
+        return shards
 
     def _shard(
         self, outline: Outline, class_index: int, rows: tuple[int, int], n_passes: int, work: Work
@@ -308,6 +332,26 @@ def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: in
             kept[:1],
         ),
     ]
+
+
+def _bands_of(outline: Outline, images: AuditImages, done: Done, set_index: int) -> dict[int, BandSums]:
+    """Band by band, what the images of each class hold at home and there."""
+    found = {}
+    copied = images.shifted[set_index].counterparts is not None
+    for index, rows in enumerate(outline.shifted_rows[set_index]):
+        if rows[0] == rows[1]:
+            continue
+        sums = BandSums.empty(len(BAND_NAMES), rows[1] - rows[0], rows[0])
+        for shard, total in done.of(index):
+            if shard.work is None or shard.work.kind != BANDS:
+                continue
+            of_set = int(shard.work.arrays["set"][0])
+            if of_set == set_index:
+                sums.take(shard.rows, total)
+            elif of_set == -1 and not copied:
+                sums.take_home(shard.rows, total)
+        found[index] = sums
+    return found
 
 
 def _predicted(outline: Outline, images: AuditImages, done: Done) -> NDArray[np.int32]:

@@ -9,14 +9,17 @@ of the class, and not those of other classes.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortcut_audit.data.pixels import AuditImages, ShiftedImages
 from shortcut_audit.measures.interface import Outline
+from shortcut_audit.measures.transfer_bands import BandSums, band_changes
 from shortcut_audit.measures.trials import Trial
 from shortcut_audit.measures.verdicts import EFFECT, RULED_OUT, SIGNIFICANT
 from shortcut_audit.results.counts import Paired, Rate
@@ -85,11 +88,22 @@ def set_transfer(
     set_index: int,
     predicted: NDArray[np.int32],
     outcomes: Sequence[ClassOutcomes],
+    bands: Mapping[int, BandSums],
 ) -> SetTransfer:
-    """What became of all classes on one other set. `predicted`: outputs of images by row."""
+    """What became of all classes on one other set. `predicted`: outputs of images by row; `bands` by
+    class."""
     there = images.shifted[set_index]
     assert there.record is not None
-    classes = effects_of([_counted(images, there, predicted, each) for each in outcomes])
+    restored = {n: _put_back(images, there, predicted, n, sums) for n, sums in bands.items()}
+    counted = [
+        _counted(images, there, predicted, each).model_copy(
+            update={
+                "bands": band_changes(outline.grid, bands[each.class_index], restored[each.class_index])
+            }
+        )
+        for each in outcomes
+    ]
+    classes = effects_of(counted)
     in_set = [n for n, (start, stop) in enumerate(there.rows) if start < stop]
     home = _rows_at_home(images, there, in_set)
     notes = (*there.record.notes, *_mismapped(images, there, predicted))
@@ -98,7 +112,37 @@ def set_transfer(
         accuracy=_accuracy(images, predicted, {n: np.arange(*there.rows[n]) for n in in_set}),
         accuracy_home=_accuracy(images, predicted, home),
         by_class=tuple(classes),
+        bands=band_changes(
+            outline.grid, reduce(operator.add, bands.values()), _all_put_back(list(restored.values()))
+        ),
         groups=groups_of(classes),
+    )
+
+
+def _put_back(
+    images: AuditImages,
+    there: ShiftedImages,
+    predicted: NDArray[np.int32],
+    index: int,
+    sums: BandSums,
+) -> tuple[Paired, ...] | None:
+    """Images of a class called by it with each band of their copy, against as they are."""
+    if sums.predicted is None:
+        return None
+    output = images.outputs[index]
+    own = predicted[slice(*there.rows[index])] == output
+    return tuple(_paired(after == output, own) for after in sums.predicted)
+
+
+def _all_put_back(found: Sequence[tuple[Paired, ...] | None]) -> tuple[Paired, ...] | None:
+    """The same over all classes: counts that add."""
+    present = [each for each in found if each is not None]
+    if not present:
+        return None
+    names = ("n", "both", "only_first", "only_second")
+    return tuple(
+        Paired(**{name: sum(getattr(pair, name) for pair in of_band) for name in names})
+        for of_band in zip(*present, strict=True)
     )
 
 
@@ -385,7 +429,7 @@ def _mismapped(images: AuditImages, there: ShiftedImages, predicted: NDArray[np.
             called = names.get(first, f"output {first}")
             found.append(
                 f"{_percent(share)} of the images that stand for “{names[output]}” in {there.name} are"
-                f" called “{called}”, and {_percent(float(np.mean(own == output)))} by their class: is the"
-                " label map right?"
+                f" called “{called}”, and {_percent(float(np.mean(own == output)))} by their class: is"
+                " the label map right?"
             )
     return found

@@ -11,6 +11,7 @@ from shortcut_audit.results.provenance import Preprocessing
 from shortcut_audit.results.shortcut_findings import Verdict
 
 __all__ = [
+    "BandChange",
     "ClassTransfer",
     "CurvePoint",
     "DroppedClassRecord",
@@ -59,6 +60,22 @@ class ShiftedSet(Frozen):
     notes: tuple[str, ...] = ()
 
 
+class BandChange(Frozen):
+    """A band of radii on both sides: `low` below a quarter of Nyquist, `mid` up to three quarters, `high`
+    above (`radius`: from, to, in cycles per shorter side).
+
+    `power`: mean energy there over that at home, DC not counted. Of copies also `moved`: energy of the
+    difference of both copies over that at home, and `restored`: called by their class once this band is
+    the one of the audit's own copy, against as they are.
+    """
+
+    band: Literal["low", "mid", "high"]
+    radius: tuple[float, float]
+    power: float | None
+    moved: float | None = None
+    restored: Paired | None = None
+
+
 class CurvePoint(Frozen):
     """Images of other classes of the set, once they hold so many orbits of the audit's images.
 
@@ -87,6 +104,7 @@ class ClassTransfer(Frozen):
     they are, against without them; `removed_over_random`: without random orbits of the same radii,
     against without these. `restored`: with these orbits of the audit's images of the class, against as
     they are; `restored_over_foreign`: the same, against those of the audit's images of other classes.
+    `bands`: how the spectrum changed, and of copies which band the fall comes from.
     On images of other classes there: `flips` with these orbits of the audit's images of the class,
     against as they are, and against the nulls of a verdict. `curve`: flips over the ladder.
 
@@ -119,6 +137,7 @@ class ClassTransfer(Frozen):
     flips_over_erased: Paired
     flips_over_random: Paired | None = None
     curve: tuple[CurvePoint, ...] = ()
+    bands: tuple[BandChange, ...] = ()
     props: float = 0.0
     lacks: float = 0.0
     effect: Effect = "inconclusive"
@@ -150,12 +169,13 @@ class GroupPoint(Frozen):
 
 class SetTransfer(Frozen):
     """All classes on one other set: shares of all its images called by their class, there and at home
-    (of the same classes), class by class, and in HFSS's groups (Wang et al., CVPR 2025, section 4.3)."""
+    (of the same classes), class by class, `bands` over all of them, and in HFSS's groups (Wang et al., CVPR 2025, section 4.3)."""
 
     set: ShiftedSet
     accuracy: Rate
     accuracy_home: Rate
     by_class: tuple[ClassTransfer, ...]
+    bands: tuple[BandChange, ...] = ()
     groups: tuple[GroupPoint, ...] = ()
 
 
