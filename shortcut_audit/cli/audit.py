@@ -215,6 +215,7 @@ def run_and_show(
     """Run an audit with a progress bar, write its page, and print what was found."""
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.cli.tables import print_classes
+    from shortcut_audit.report.corruption_words import corruption_sentences
     from shortcut_audit.report.html import write_report
     from shortcut_audit.report.summary import (
         duration,
@@ -247,6 +248,8 @@ def run_and_show(
         _say(f"{item.verdict.capitalize()}: {reason}")
     if n_more:
         _say(f"... and {n_more} more, on the page.")
+    for sentence in corruption_sentences(result):
+        _say(sentence)
     for note in result.notes:
         _say(f"Note: {note}")
     for sentence in truth_sentences(result):

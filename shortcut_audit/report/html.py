@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shortcut_audit.report.corruption_page import corruptions_section
 from shortcut_audit.report.data_page import data_page
 from shortcut_audit.report.environment import rendered
 from shortcut_audit.report.figures import LARGE, image_uri, map_bytes, picture_uri
@@ -129,6 +130,7 @@ def _model_page(result: AuditResult) -> dict[str, Any]:
         "importance_meaning": _importance_meaning(result),
         "reliable": _RELIABLE,
         "sections": _sections(result, order, maps),
+        "corruptions": corruptions_section(result),
         "n_not_pictured": max(0, len(order) - MAX_PICTURED_CLASSES),
     }
 
