@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -37,8 +38,9 @@ def agreement_figure(result: ModelTransferResult) -> Figure:
     matrix = _array(result.agreement_matrix())
     names = [_short(run.name) for run in result.runs]
     side = max(3.4, 0.95 * len(names) + 1.6)
+    words = np.array(_annotations(result))
     told = {
-        "annot": np.array(_annotations(result)),
+        "annot": words,
         "fmt": "",
         "vmin": min(0.0, float(np.nanmin(matrix, initial=0.0))),
         "vmax": 1.0,
@@ -52,6 +54,7 @@ def agreement_figure(result: ModelTransferResult) -> Figure:
     if tree is None:
         figure, axes = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
         sns.heatmap(matrix, ax=axes, square=True, **told)
+        _say_in_gaps(axes, matrix, words)
         axes.tick_params(axis="y", rotation=0)
         return figure
     grid = sns.clustermap(
@@ -63,6 +66,8 @@ def agreement_figure(result: ModelTransferResult) -> Figure:
         cbar_pos=(0.02, 0.82, 0.03, 0.15),
         **told,
     )
+    order = np.ix_(grid.dendrogram_row.reordered_ind, grid.dendrogram_col.reordered_ind)
+    _say_in_gaps(grid.ax_heatmap, matrix[order], words[order])
     grid.ax_heatmap.tick_params(axis="y", rotation=0)
     made: Figure = grid.figure
     return made
@@ -96,10 +101,11 @@ def turned_figure(result: ModelTransferResult) -> Figure:
     figure, axes = plt.subplots(
         figsize=(1.3 * len(names) + 3.0, 0.55 * len(result.runs) + 1.4), layout="constrained"
     )
+    words = np.array([[_percent(value) for value in row] for row in matrix])
     sns.heatmap(
         matrix,
         ax=axes,
-        annot=np.array([[_percent(value) for value in row] for row in matrix]),
+        annot=words,
         fmt="",
         vmin=0.0,
         vmax=1.0,
@@ -109,10 +115,18 @@ def turned_figure(result: ModelTransferResult) -> Figure:
         yticklabels=[_short(run.name) for run in result.runs],
         cbar_kws={"label": "images turned"},
     )
+    _say_in_gaps(axes, matrix, words)
     axes.set(xlabel="judged on", ylabel="maps and shortcuts of")
     axes.tick_params(axis="y", rotation=0)
     axes.tick_params(axis="x", rotation=0)
     return figure
+
+
+def _say_in_gaps(axes: Axes, matrix: NDArray[np.float64], words: NDArray[np.str_]) -> None:
+    """Write into cells without a value, which seaborn leaves empty."""
+    for row, column in np.argwhere(np.isnan(matrix)).tolist():
+        text = str(words[row, column])
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color="0.4")
 
 
 def _array(rows: list[list[float | None]]) -> NDArray[np.float64]:

@@ -84,7 +84,8 @@ def _common_score(first: AuditResult, second: AuditResult) -> tuple[MapScore, Ma
     response that both measured, else each run's own."""
     own = tuple(result.dominant_frequencies.response for result in (first, second))
     if own[0] != own[1]:
-        for response in (*own, *RESPONSES):
+        # Those that rank come first; in an order of their own, whichever run is named first.
+        for response in sorted(RESPONSES, key=lambda each: each not in own):
             if all(f"{_MAPS}/importance/{response}" in r.arrays for r in (first, second)):
                 return response, response
     return own[0], own[1]
