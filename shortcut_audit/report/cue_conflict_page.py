@@ -103,7 +103,8 @@ def cue_sentences(result: CueConflictResult) -> list[str]:
         sentences.append(f"A shape bias of one half: p {p_text(counts.p_value)} (exact, two-sided).")
     if counts.n:
         free = result.among_all
-        bias = f" and the shape bias is {percent_words(free.shape_bias.value)}" if free.n_either else ""
+        share = f"{percent_words(free.shape_bias.value)} of {free.n_either}"
+        bias = f" and the shape bias is {share}" if free.n_either else ""
         sentences.append(
             f"It called {counts.n_neither} of {counts.n} images by neither, and {counts.n_shape} by their"
             f" shape (accuracy {percent_words(counts.accuracy.value)}); decided among all"
