@@ -107,7 +107,7 @@ def test_what_was_left_out_is_said_and_nothing_else() -> None:
 
 def test_among_all_outputs_there_may_be_no_shape_bias() -> None:
     assert (
-        "decided among all 9 outputs, 8 are neither and the shape bias is 0%."
+        "decided among all 9 outputs, 8 are neither and the shape bias is 0% of 4."
         in cue_sentences(made((3, 4, 5)))[1]
     )
     assert cue_sentences(made((3, 0, 5)))[1].endswith("decided among all 9 outputs, 8 are neither.")

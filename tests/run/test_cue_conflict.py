@@ -273,15 +273,20 @@ def test_each_image_is_asked_about_once() -> None:
 
 
 def test_a_batch_that_memory_does_not_hold_is_halved() -> None:
+    refused: list[int] = []
+
     class Small(Reads):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if len(images) > 3:
+                refused.append(len(images))
                 raise RuntimeError("CUDA out of memory")
             return super().forward(images)
 
     model, images = Small(0, one_output_each()), triples(all_pairs() * 4)
     result = sa.cue_conflict(model, images, class_names=NAMES)
     assert result.batch_size == 2
+    # Once, and not again for every batch.
+    assert refused == [32, 16, 8, 4]
     assert result.among_groups.n_shape == 48
     with pytest.raises(SettingsError, match="Memory does not hold 16 images"):
         sa.cue_conflict(model, images, class_names=NAMES, batch_size=16)
