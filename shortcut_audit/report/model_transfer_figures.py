@@ -48,12 +48,11 @@ def agreement_figure(result: ModelTransferResult) -> Figure:
         "linewidths": 1.0,
         "xticklabels": names,
         "yticklabels": names,
-        "cbar_kws": {"label": "mean rank correlation"},
     }
     tree = clustering_of(result)
     if tree is None:
         figure, axes = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
-        sns.heatmap(matrix, ax=axes, square=True, **told)
+        sns.heatmap(matrix, ax=axes, square=True, cbar_kws={"label": "rank correlation"}, **told)
         _say_in_gaps(axes, matrix, words)
         axes.tick_params(axis="y", rotation=0)
         return figure
@@ -63,9 +62,10 @@ def agreement_figure(result: ModelTransferResult) -> Figure:
         col_linkage=tree,
         figsize=(side + 1.8, side + 1.2),
         dendrogram_ratio=0.16,
-        cbar_pos=(0.02, 0.82, 0.03, 0.15),
+        cbar_pos=(0.03, 0.84, 0.03, 0.11),
         **told,
     )
+    grid.ax_cbar.set_title("rank correlation", fontsize="small", loc="left")
     order = np.ix_(grid.dendrogram_row.reordered_ind, grid.dendrogram_col.reordered_ind)
     _say_in_gaps(grid.ax_heatmap, matrix[order], words[order])
     grid.ax_heatmap.tick_params(axis="y", rotation=0)

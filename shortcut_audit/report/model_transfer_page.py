@@ -14,6 +14,7 @@ from shortcut_audit.report.model_transfer_figures import (
     turned_figure,
 )
 from shortcut_audit.report.model_transfer_words import (
+    MOST_TOLD,
     OUTCOMES,
     agreement_sentence,
     by_outcome,
@@ -86,6 +87,7 @@ def render_transfer(result: ModelTransferResult) -> str:
         over_ceiling=over_ceiling_text,
         nulls_of=nulls_of,
         least_ceiling=LEAST_CEILING,
+        most_told=MOST_TOLD,
     )
 
 

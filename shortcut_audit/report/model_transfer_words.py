@@ -18,6 +18,7 @@ from shortcut_audit.results.model_transfer import (
 from shortcut_audit.results.shortcut_findings import ClassShortcut
 
 __all__ = [
+    "MOST_TOLD",
     "OUTCOMES",
     "agreement_sentence",
     "by_outcome",
@@ -41,6 +42,9 @@ OUTCOMES: dict[Outcome, str] = {
     "neither": "neither",
 }
 _NAMED, _SENTENCES = 5, 4
+# Pairs, of runs or of a run and a model, whose notes all stand at the top; those of more stand beside
+# each of them.
+MOST_TOLD = 2
 
 
 def transfer_headline(result: ModelTransferResult) -> str:
@@ -149,6 +153,8 @@ def _agreements_sentence(agreements: Sequence[Agreement]) -> str:
     known = [item for item in agreements if item.rank_correlation is not None]
     if not known:
         return f"No two of the {len(agreements)} pairs of runs have maps that could be compared."
+    if len(known) == 1:
+        return f"{agreement_sentence(known[0])} No other pair of runs could be compared."
     order = sorted(known, key=lambda item: -(item.rank_correlation or 0.0))
     most, least = order[0], order[-1]
     return (
@@ -203,14 +209,41 @@ def dropped_sentences(dropped: Sequence[DroppedClass]) -> list[str]:
 
 def transfer_notes(result: ModelTransferResult) -> tuple[str, ...]:
     """What a reader must know before trusting a number, each told once."""
-    notes = [note for item in result.judged for note in item.notes]
-    notes += [note for item in result.agreements for note in item.notes]
+    notes: list[str] = []
+    told: tuple[tuple[Sequence[JudgedMaps | Agreement], str, str], ...] = (
+        (result.judged, "judgements", "verdicts"),
+        (result.agreements, "pairs of runs", "agreement"),
+    )
+    for items, what, number in told:
+        if len(items) <= MOST_TOLD:
+            notes += [note for item in items for note in item.notes]
+            continue
+        noted = sum(bool(item.notes) for item in items)
+        if noted:
+            notes.append(
+                f"{noted} of {len(items)} {what} have notes on what their {number} may be due to beside"
+                " the models: they stand with each on the page."
+            )
+    if len(result.agreements) > MOST_TOLD:
+        notes += _on_same_images(result)
     if any(item.outcome == "stays behind" for judged in result.judged for item in judged.by_class):
         notes.append(
             "A shortcut that stays behind says nothing of other orbits: the other model may have"
             " shortcuts of its own there. An audit of it tells."
         )
     return tuple(dict.fromkeys(notes))
+
+
+def _on_same_images(result: ModelTransferResult) -> list[str]:
+    """The one thing that makes agreement look better than it is, told of all pairs together."""
+    digest = {run.name: run.data.digest for run in result.runs}
+    alike = sum(digest[pair.first] == digest[pair.second] for pair in result.agreements)
+    if not alike:
+        return []
+    return [
+        f"{alike} of {len(result.agreements)} pairs of runs rest on the same images, and share the chance"
+        " of which ones these are: their agreement may come near its ceiling, or pass it, for that alone."
+    ]
 
 
 def cost_sentence(result: ModelTransferResult) -> str:

@@ -50,17 +50,11 @@ def check_comparable(names: Sequence[str], results: Sequence[AuditResult]) -> No
 def agreement_of(names: tuple[str, str], results: tuple[AuditResult, AuditResult]) -> Agreement:
     """Agreement of two runs' maps over the classes that both have maps of, in the first one's order.
 
-    Raises ResultError for different grids, and where the runs share no class.
+    Without such a class there is nothing but a note. Raises ResultError for different grids.
     """
     check_comparable(names, results)
     classes = [[item.class_name for item in r.dominant_frequencies.by_class] for r in results]
     shared = [name for name in classes[0] if name in classes[1]]
-    if not shared:
-        raise ResultError(
-            f"The maps of {names[0]} and {names[1]} share no class ({_listed(classes[0])} and"
-            f" {_listed(classes[1])}).",
-            "Compare runs on the same classes; names have to be equal.",
-        )
     score = _common_score(*results)
     share = min(result.model_settings.kept_share for result in results)
     dropped = tuple(
@@ -75,7 +69,12 @@ def agreement_of(names: tuple[str, str], results: tuple[AuditResult, AuditResult
         share=share,
         by_class=tuple(_of_class(name, results, score, share) for name in shared),
         dropped=dropped,
-        notes=_notes(names, results, shared, score),
+        notes=_notes(names, results, shared, score)
+        if shared
+        else (
+            f"The maps of {names[0]} and {names[1]} share no class ({_listed(classes[0])} and"
+            f" {_listed(classes[1])}), and are not compared: names have to be equal.",
+        ),
     )
 
 

@@ -205,6 +205,10 @@ def run_transfer(
         agreement_of((one.name, other.name), (one.result, other.result))
         for one, other in combinations(request.runs, 2)
     )
+    if not request.others and not any(pair.by_class for pair in agreements):
+        raise ResultError(
+            agreements[0].notes[0], "Compare runs of the same classes, or judge their maps with --to."
+        )
     planned = _planned(request)
     state = _State(out, request.command)
     with state:

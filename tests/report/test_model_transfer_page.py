@@ -179,6 +179,26 @@ def test_agreement_is_told_beside_its_ceiling(result: AuditResult) -> None:
     assert "Of 3 pairs of runs, the maps of two and three agree most" in many
 
 
+def test_notes_of_many_pairs_stand_with_each(result: AuditResult) -> None:
+    note = "They rest on the same images."
+    two = made(result, EVERY)
+    assert note in transfer_notes(two)
+    many = made(result, EVERY, ("one", "two", "three"))
+    top = " ".join(transfer_notes(many))
+    assert note not in top
+    assert "3 of 3 pairs of runs have notes" in top
+    assert "3 of 3 pairs of runs rest on the same images" in top
+    assert text_of(many).count(note) == 3
+    other = many.runs[0].data.model_copy(update={"digest": "another"})
+    apart = many.model_copy(
+        update={"runs": (many.runs[0].model_copy(update={"data": other}), *many.runs[1:])}
+    )
+    assert "1 of 3 pairs of runs rest on the same images" in " ".join(transfer_notes(apart))
+    judged = two.model_copy(update={"judged": two.judged * 3})
+    assert "B is new." not in transfer_notes(judged)
+    assert text_of(judged).count("B is new.") == 3
+
+
 def test_many_judgements_are_not_all_told_in_the_first_sentence(result: AuditResult) -> None:
     found = made(result, [("shortcut", "shortcut")])
     many = found.model_copy(update={"judged": found.judged * 6})
@@ -190,12 +210,13 @@ def test_runs_are_grouped_by_agreement_and_only_where_there_is_spread(result: Au
     found = made(result, EVERY, names)
     alike = {("a", "c"), ("b", "d")}
     pairs = [(x, y) for i, x in enumerate(names) for y in names[i + 1 :]]
-    grouped = with_agreements(found, {pair: 0.9 if pair in alike else 0.1 for pair in pairs})
+    others = dict(zip([pair for pair in pairs if pair not in alike], (0.1, 0.2, 0.3, 0.4), strict=True))
+    grouped = with_agreements(found, {pair: 0.9 if pair in alike else others[pair] for pair in pairs})
     tree = clustering_of(grouped)
     assert tree is not None
     leaves = [names[n] for n in leaves_list(tree)]
     assert {frozenset(leaves[:2]), frozenset(leaves[2:])} == {frozenset("ac"), frozenset("bd")}
-    np.testing.assert_allclose(tree[:, 2], [0.1, 0.1, 0.9])
+    np.testing.assert_allclose(tree[:, 2], [0.1, 0.1, 0.75])
     assert "average linkage" in text_of(grouped)
     assert clustering_of(with_agreements(found, dict.fromkeys(pairs, 0.5))) is None
     hole = {pair: None if pair == ("a", "b") else 0.1 * n for n, pair in enumerate(pairs)}

@@ -132,9 +132,29 @@ def test_a_shortcut_of_both_travels_and_one_of_the_first_alone_stays_behind(both
     assert found.notes == ()
 
 
-@pytest.mark.parametrize("more", [{}, {"dc": "rank"}, {"domain": "normalized", "clip": True}])
+class Contrasted(nn.Module):
+    """Random weights on pixels that filtering takes far out of their range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = conv_model(3, 1, seed=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.inner(x**3)
+        return answer - self.inner(torch.full_like(x, 0.3))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"dc": "rank", "response": "cross-entropy"},
+        {"domain": "normalized", "dc": "drop", "clip": True, "seed": 5, "search_share": 0.4},
+        {"images_per_class": 12, "resolution": "patches:2", "kept_share": 0.3},
+    ],
+)
 def test_on_its_own_model_and_images_a_run_gets_its_own_counts(more: dict[str, Any]) -> None:
-    network, pairs = conv_model(3, 1, seed=2), random_images(16, 3, (1, 8, 7))
+    network, pairs = Contrasted(), random_images(16, 3, (1, 8, 7))
     result = audited(network, pairs, **more)
     found = judged(result, network, pairs)
     assert found.images == "the same split"

@@ -227,10 +227,17 @@ def test_classes_of_one_run_alone_are_told(base: AuditResult) -> None:
     ]
 
 
-def test_runs_without_a_class_in_common_are_refused(base: AuditResult) -> None:
-    pair = (with_maps(base, 1, names=["a"]), with_maps(base, 2, names=["z"]))
-    with pytest.raises(ResultError, match=r"x and y share no class \('a' and 'z'\)"):
-        agreement_of(("x", "y"), pair)
+def test_runs_without_a_class_in_common_are_not_compared(base: AuditResult) -> None:
+    one, other, third = (with_maps(base, n, names=[name]) for n, name in enumerate("aza"))
+    found = agreement_of(("x", "y"), (one, other))
+    assert found.by_class == ()
+    assert found.rank_correlation is None
+    assert "share no class ('a' and 'z')" in found.notes[0]
+    with pytest.raises(ResultError, match="share no class"):
+        sa.transfer([one, other])
+    several = sa.transfer([one, other, third])
+    assert [bool(pair.by_class) for pair in several.agreements] == [False, True, False]
+    assert several.agreement_matrix()[0][1] is None
 
 
 def test_maps_of_other_sizes_are_refused(base: AuditResult) -> None:
