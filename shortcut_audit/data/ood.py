@@ -167,18 +167,31 @@ def _copies(
         return None, "other images: nothing tells that they are copies of the audit's"
     found, n_wanted = [], 0
     for rows, indices in zip(home.judge_rows, by_class, strict=True):
-        at = {there[index]: index for index in indices.tolist()}
-        wanted = [(at.get(keys[home.indices[row]], -1), row) for row in range(*rows)]
+        own_keys = [keys[home.indices[row]] for row in range(*rows)]
+        keys_there = [there[index] for index in indices.tolist()]
+        if what == "file name":
+            own_keys, keys_there = _short(own_keys, keys_there)
+        at = dict(zip(keys_there, indices.tolist(), strict=True))
+        wanted = [(at.get(key, -1), row) for key, row in zip(own_keys, range(*rows), strict=True)]
         n_wanted += len(wanted) if len(indices) else 0
         pairs = np.array([pair for pair in wanted if pair[0] >= 0], dtype=np.int64).reshape(-1, 2)
         found.append((pairs[:, 0], pairs[:, 1]))
     n_found = sum(len(indices) for indices, _ in found)
-    if n_found < max(2, _COPIED * n_wanted):
+    n_classes = sum(len(indices) > 0 for indices, _ in found)
+    if n_classes < 2 or n_found < _COPIED * n_wanted:
         return None, (
             f"other images: by {what}, {n_found} of {n_wanted} judgement images of these classes have"
             " their like there"
         )
     return found, what
+
+
+def _short(*sides: list[str]) -> list[list[str]]:
+    """Names of files of one class without their folder, which may bear another class's name there; as
+    they are where two files of a side would be called the same."""
+    short = [[key.rpartition("/")[2] for key in keys] for keys in sides]
+    unique = all(len(set(keys)) == len(keys) for keys in short)
+    return short if unique else list(sides)
 
 
 def _look_alike(
@@ -315,8 +328,8 @@ def _record(
     if not same:
         notes.append(
             f"Images of {ood.name} reach the model another way than the audit's own:"
-            f" {geometry_words(way)}, against {geometry_words(home_way)}. What that does to their frequencies is part of every"
-            " difference."
+            f" {geometry_words(way)}, against {geometry_words(home_way)}. What that does to their"
+            " frequencies is part of every difference."
         )
     return ShiftedSet(
         name=ood.name,

@@ -50,8 +50,9 @@ ANSWERS, TRIALS, BANDS = "answers", "trials", "bands"
 # with the map alone.
 Part = Literal["own", "map", "restored", "others", "map at home"]
 _PARTS: tuple[Part, ...] = ("own", "map", "restored", "others", "map at home")
-# Random draws of transfer are apart from those of verdicts, set by set.
-_FIRST_DRAW = 1000
+# Random draws of transfer are apart from those of verdicts, and the same in every set: the place of a set
+# among others is no part of its numbers, and copies of one set under two names have the same partners.
+_DRAW = 1000
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Transfer:
     """Recall, map and shortcut of every class on every other set, in one round of trials."""
 
     name: str = "transfer"
-    revision: int = 1
+    revision: int = 2
     split: Split = "judge"
 
     def relevant_to(self, outline: Outline) -> dict[str, Any]:
@@ -112,39 +113,39 @@ class Transfer:
         }
 
     def planned_passes(self, outline: Outline) -> int:
-        """Passes where every class has a whole ladder and every null."""
+        """Passes where every class has a whole ladder and every null, and all other sets hold copies."""
         n_rungs = len(ladder_of(outline.grid.n_orbits - 1))
         total = sum(stop - start for start, stop in outline.judge_rows)
         for rows_by_class in outline.shifted_rows:
             sizes = [stop - start for start, stop in rows_by_class]
-            total += sum(sizes)
+            # Of copies, band by band.
+            total += (1 + len(BAND_NAMES)) * sum(sizes)
             for index in outline.searched:
                 start, stop = outline.judge_rows[index]
                 own, donors = sizes[index], stop - start
                 if not own:
                     continue
-                # Of copies, band by band.
-                total += len(BAND_NAMES) * own
                 total += (3 + 2) * own + 2 * min(own, donors) + donors
-                total += (n_rungs + 4) * min(donors, sum(sizes) - own)
+                total += (n_rungs + 3) * min(donors, sum(sizes) - own)
         return total
 
     def rounds(
         self, outline: Outline, images: AuditImages, found: Arrays
     ) -> Rounds[tuple[Finding, Arrays]]:
         cases = [_case_of(outline, found, column) for column in range(len(outline.searched))]
-        answers = [*self._answers(outline), *self._bands(outline, images)]
+        answers, bands = self._answers(outline), self._bands(outline, images)
         trials: list[Shard] = []
         wanted = {
             (set_index, case.column): _wanted_of(outline, images, case, set_index)
             for set_index in range(len(outline.shifted_rows))
             for case in cases
         }
-        for (set_index, column), asked in wanted.items():
+        for (_, column), asked in wanted.items():
             for each in asked:
                 trials += self._shards(outline, images, cases[column], each)
-            del set_index
-        done = yield Round(sorted([*answers, *trials], key=lambda shard: shard.rows))
+        # Each as it is first: an image that breaks the model is to be named, and not its donor.
+        shards = [*answers, *sorted([*bands, *trials], key=lambda shard: shard.rows)]
+        done = yield Round(shards)
         predicted = _predicted(outline, images, done)
         by_set = []
         for set_index in range(len(outline.shifted_rows)):
@@ -155,8 +156,8 @@ class Transfer:
                 for case in cases
                 if wanted[set_index, case.column]
             ]
-            bands = _bands_of(outline, images, done, set_index)
-            by_set.append(set_transfer(outline, images, set_index, predicted, outcomes, bands))
+            sums = _bands_of(outline, images, done, set_index)
+            by_set.append(set_transfer(outline, images, set_index, predicted, outcomes, sums))
         return TransferFinding(by_set=tuple(by_set)), {}
 
     def run(
@@ -223,7 +224,7 @@ class Transfer:
                 "receivers": partners.receivers,
                 "foreign": partners.foreign,
                 "digests": np.array(digests, dtype="S32"),
-                "draw": np.array([_FIRST_DRAW + wanted.set_index]),
+                "draw": np.array([_DRAW]),
                 "origin": np.array([wanted.rows[0]]),
                 "part": np.array([wanted.set_index, _PARTS.index(wanted.part)]),
             },
@@ -269,9 +270,7 @@ def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: in
     others_home = [rows for k, rows in enumerate(home) if k != index]
     if own[0] == own[1] or not others:
         return []
-    generator = np.random.default_rng(
-        [outline.settings.seed, images.outputs[index], _FIRST_DRAW + set_index]
-    )
+    generator = np.random.default_rng([outline.settings.seed, images.outputs[index], _DRAW])
     n_own, n_donors = own[1] - own[0], donors[1] - donors[0]
     in_place = np.arange(*own, dtype=np.int64)
     n_restored = min(n_own, n_donors)
@@ -290,28 +289,17 @@ def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: in
         return Partners.drawn((0, n), rows, generator).receivers
 
     kept = (Trial("keep", n_kept), Trial("keep foreign", n_kept))
+    given, filtered = from_others(n_own, others), from_others(n_own, others)
+    restored = generator.permutation(in_place)[:n_restored], from_others(n_restored, others_home)
+    turned, foreign = from_others(n_turned, others), from_others(n_turned, others_home)
     return [
-        _Wanted(
-            set_index,
-            "own",
-            own,
-            Partners(in_place, from_others(n_own, others)),
-            case.order,
-            tuple(removed),
-        ),
-        _Wanted(
-            set_index,
-            "map",
-            own,
-            Partners(from_others(n_own, others), in_place),
-            case.kept,
-            kept,
-        ),
+        _Wanted(set_index, "own", own, Partners(in_place, given), case.order, tuple(removed)),
+        _Wanted(set_index, "map", own, Partners(filtered, in_place), case.kept, kept),
         _Wanted(
             set_index,
             "restored",
             (donors[0], donors[0] + n_restored),
-            Partners(generator.permutation(in_place)[:n_restored], from_others(n_restored, others_home)),
+            Partners(*restored),
             case.order,
             (case.trial("transplant"), case.trial("transplant foreign")),
         ),
@@ -319,7 +307,7 @@ def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: in
             set_index,
             "others",
             (donors[0], donors[0] + n_turned),
-            Partners(from_others(n_turned, others), from_others(n_turned, others_home)),
+            Partners(turned, _not_of_the_same(images, set_index, turned, foreign)),
             case.order,
             tuple(curve + nulls),
         ),
@@ -332,6 +320,25 @@ def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: in
             kept[:1],
         ),
     ]
+
+
+def _not_of_the_same(
+    images: AuditImages, set_index: int, receivers: NDArray[np.int64], foreign: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """`foreign` rows at home, none of which is the image that its receiver is a copy of.
+
+    An image that is given its own orbits back is no null.
+    """
+    there = images.shifted[set_index]
+    if there.counterparts is None:
+        return foreign
+    copied, foreign = there.counterparts[receivers - there.rows[0][0]], foreign.copy()
+    for _ in range(len(foreign)):
+        same = np.flatnonzero(copied == foreign)
+        if not len(same):
+            break
+        foreign[same] = np.roll(foreign, 1)[same]
+    return foreign
 
 
 def _bands_of(outline: Outline, images: AuditImages, done: Done, set_index: int) -> dict[int, BandSums]:

@@ -25,9 +25,12 @@ _BORDERS = (0.25, 0.75)
 
 
 def bands_of_orbits(grid: FrequencyGrid) -> NDArray[np.int8]:
-    """Place in `BAND_NAMES` of each orbit (n_orbits,), -1 of DC; the corners count as high."""
+    """Place in `BAND_NAMES` of each orbit (n_orbits,), -1 of DC; the corners count as high.
+
+    A radius right on a border belongs to the band above it.
+    """
     nyquist = min(grid.height, grid.width) / 2
-    band = np.digitize(grid.radius, [border * nyquist for border in _BORDERS], right=True).astype(np.int8)
+    band = np.digitize(grid.radius / nyquist, _BORDERS).astype(np.int8)
     band[0] = -1
     return band
 

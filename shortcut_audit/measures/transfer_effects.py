@@ -45,6 +45,8 @@ Outcomes = Mapping[Trial, Outcome]
 
 # Two questions are asked of every class.
 _N_QUESTIONS = 2
+# Multiples of the images there were that are looked at for what would decide an open case.
+_FACTORS = (1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 _THRESHOLDS = tuple(n / 10 for n in range(1, 10))
 # A class whose images go to one other class so often, and hardly ever to its own, may be mapped wrongly.
 _MISMAPPED, _HARDLY, _WELL_AT_HOME = 0.6, 0.2, 0.6
@@ -195,7 +197,8 @@ def _counted(
         else unpaired_interval(int(own.sum()), len(own), int(home.sum()), len(home)),
         false_calls=_rate(foreign),
         tpr_kept=_rate(parts.map[kept]),
-        fpr_kept=_rate(parts.map[Trial("keep foreign", each.n_kept)]),
+        # Where there are fewer images of other classes than own ones, they come around again.
+        fpr_kept=_rate(parts.map[Trial("keep foreign", each.n_kept)][: len(foreign)]),
         tpr_kept_home=_rate(parts.home[kept]),
         n_orbits=each.n_orbits,
         share=each.share,
@@ -292,19 +295,18 @@ def effects_of(items: Sequence[ClassTransfer]) -> list[ClassTransfer]:
     told = []
     for item, (props, lacks), p_value, q_value in zip(items, questions, p_values, q_values, strict=True):
         effect = _effect(item, props, lacks, q_value)
-        told.append(
-            item.model_copy(
-                update={
-                    "props": props.size,
-                    "lacks": lacks.size,
-                    "effect": effect,
-                    "p_value": p_value,
-                    "q_value": q_value,
-                    "reason": _reason(item, effect),
-                    "needed": _needed(item, props, lacks) if _is_open(item, effect) else "",
-                }
-            )
+        found = item.model_copy(
+            update={
+                "props": props.size,
+                "lacks": lacks.size,
+                "effect": effect,
+                "p_value": p_value,
+                "q_value": q_value,
+                "reason": _reason(item, effect),
+            }
         )
+        is_open = effect == "inconclusive" and item.verdict == "shortcut"
+        told.append(found.model_copy(update={"needed": _needed(found)}) if is_open else found)
     return told
 
 
@@ -326,10 +328,6 @@ def _effect(item: ClassTransfer, props: _Question, lacks: _Question, q_value: fl
     return "no effect" if none else "inconclusive"
 
 
-def _is_open(item: ClassTransfer, effect: Effect) -> bool:
-    return effect == "inconclusive" and item.verdict == "shortcut"
-
-
 def _percent(value: float | None) -> str:
     return f"{100 * (value or 0.0):.0f}%"
 
@@ -343,7 +341,7 @@ def _reason(item: ClassTransfer, effect: Effect) -> str:
     name = f"“{item.class_name}”"
     if item.verdict == "no shortcut":
         return f"On its own images {name} hangs on no shortcut, so that none travels."
-    if item.verdict != "shortcut":
+    if item.verdict != "shortcut" and effect != "no effect":
         return f"Whether {name} hangs on a shortcut is open on its own images; so is what it does here."
     recall, home = _percent(item.recall.value), _percent(item.recall_home.value)
     if effect == "illusion":
@@ -371,22 +369,66 @@ def _reason(item: ClassTransfer, effect: Effect) -> str:
     )
 
 
-def _needed(item: ClassTransfer, props: _Question, lacks: _Question) -> str:
-    """Images at which the wider of both intervals would be narrow enough to decide by."""
-    factors = []
-    for question in (props, lacks):
-        half = (question.high - question.low) / 2
-        # An effect has to be told from none, and the lack of one from the smallest that matters.
-        room = question.size if question.size >= EFFECT else RULED_OUT - max(question.size, 0.0)
-        factors.append((half / max(room, 1e-3)) ** 2)
-    strongest = 0 if props.size >= lacks.size else 1
-    factor = factors[strongest] if max(props.size, lacks.size) >= EFFECT else max(factors)
-    wanted = item.n_images * max(factor, 1.25)
+def _needed(item: ClassTransfer) -> str:
+    """Images at which the same rates would be sure, or rule out what matters."""
+    # What the adjustment has made of p so far it will make of it then.
+    made = (item.q_value or 1.0) / item.p_value if item.p_value else 1.0
+    for factor in _FACTORS:
+        larger = _larger(item, factor)
+        props, lacks = _props(larger), _lacks(larger)
+        q_value = min(1.0, made * _N_QUESTIONS * min(props.p_value, lacks.p_value))
+        if _effect(larger, props, lacks, q_value) != "inconclusive":
+            break
+    else:
+        return (
+            f"Even {_FACTORS[-1]} times as many images might not decide it: what it does is borderline."
+        )
+    wanted = item.n_images * factor
     step = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
     enough = math.ceil(wanted / step) * step
+    if enough <= item.recall_home.n:
+        what, there_were = "", f"{item.n_images}"
+    else:
+        what, there_were = (
+            ", and as many to judge by at home,",
+            f"{item.n_images} and {item.recall_home.n}",
+        )
     return (
-        f"About {enough} images of “{item.class_name}” here would decide it (there were {item.n_images})."
+        f"About {enough} images of “{item.class_name}” here{what} would decide it (there were"
+        f" {there_were})."
     )
+
+
+def _larger(item: ClassTransfer, factor: float) -> ClassTransfer:
+    """The same rates of `factor` times as many images, and at home of no fewer than there."""
+    names = ("change", "replaced", "removed", "removed_over_random", "restored", "restored_over_foreign")
+    pairs = {name: _scaled(pair, factor) for name in names if (pair := getattr(item, name)) is not None}
+    own, home = item.recall, item.recall_home
+    at_home = max(1.0, factor * own.n / home.n)
+    counts = _times(own, factor), _times(home, at_home)
+    change = pairs.get("change")
+    return item.model_copy(
+        update={
+            **pairs,
+            "change_p_value": unpaired_p_value(*counts[1], *counts[0])
+            if change is None
+            else paired_p_value(change.only_second, change.only_first),
+            "change_interval": unpaired_interval(*counts[0], *counts[1])
+            if change is None
+            else change.interval,
+        }
+    )
+
+
+def _times(rate: Rate, factor: float) -> tuple[int, int]:
+    return math.floor(rate.hits * factor), math.ceil(rate.n * factor)
+
+
+def _scaled(pair: Paired, factor: float) -> Paired:
+    both, first, second = (
+        math.floor(count * factor) for count in (pair.both, pair.only_first, pair.only_second)
+    )
+    return Paired(n=math.ceil(pair.n * factor), both=both, only_first=first, only_second=second)
 
 
 def groups_of(items: Sequence[ClassTransfer]) -> tuple[GroupPoint, ...]:
