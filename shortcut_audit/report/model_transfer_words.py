@@ -236,13 +236,16 @@ def transfer_notes(result: ModelTransferResult) -> tuple[str, ...]:
 
 def _on_same_images(result: ModelTransferResult) -> list[str]:
     """The one thing that makes agreement look better than it is, told of all pairs together."""
-    digest = {run.name: run.data.digest for run in result.runs}
-    alike = sum(digest[pair.first] == digest[pair.second] for pair in result.agreements)
-    if not alike:
+    data = {run.name: run.data for run in result.runs}
+    pairs = [(data[pair.first], data[pair.second]) for pair in result.agreements]
+    alike = sum(one.digest == other.digest for one, other in pairs)
+    drawn = sum(one.spec == other.spec for one, other in pairs) - alike
+    if not alike + drawn:
         return []
     return [
-        f"{alike} of {len(result.agreements)} pairs of runs rest on the same images, and share the chance"
-        " of which ones these are: their agreement may come near its ceiling, or pass it, for that alone."
+        f"{alike} of {len(pairs)} pairs of runs rest on the same images, and {drawn} on draws from one"
+        " set, which may overlap. Such maps share the chance of which images they rest on: their agreement may"
+        " come near its ceiling, or pass it, for that alone."
     ]
 
 

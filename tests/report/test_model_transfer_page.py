@@ -193,7 +193,8 @@ def test_notes_of_many_pairs_stand_with_each(result: AuditResult) -> None:
     apart = many.model_copy(
         update={"runs": (many.runs[0].model_copy(update={"data": other}), *many.runs[1:])}
     )
-    assert "1 of 3 pairs of runs rest on the same images" in " ".join(transfer_notes(apart))
+    top = " ".join(transfer_notes(apart))
+    assert "1 of 3 pairs of runs rest on the same images, and 2 on draws from one set" in top
     judged = two.model_copy(update={"judged": two.judged * 3})
     assert "B is new." not in transfer_notes(judged)
     assert text_of(judged).count("B is new.") == 3

@@ -277,6 +277,12 @@ def test_what_makes_maps_less_comparable_is_noted(
     assert len(notes) == (1 if "digest" in changes or not changes else 2)
 
 
+def test_of_draws_from_one_set_the_common_part_is_told(base: AuditResult) -> None:
+    found = agreement_of(("x", "y"), (with_maps(base, 1), with_maps(base, 2)))
+    # Half of all 24 images are searched on.
+    assert "about 50% of which are to be expected in both" in found.notes[0]
+
+
 def test_other_ways_to_the_model_are_noted(base: AuditResult) -> None:
     way = base.model.preprocessing.model_copy(update={"geometry": "resize and crop"})
     other = with_maps(base, 2, model={"preprocessing": way})
