@@ -244,8 +244,8 @@ def _on_same_images(result: ModelTransferResult) -> list[str]:
         return []
     return [
         f"{alike} of {len(pairs)} pairs of runs rest on the same images, and {drawn} on draws from one"
-        " set, which may overlap. Such maps share the chance of which images they rest on: their agreement may"
-        " come near its ceiling, or pass it, for that alone."
+        " set, which may overlap. Such maps share the chance of which images they rest on: their"
+        " agreement may come near its ceiling, or pass it, for that alone."
     ]
 
 

@@ -31,6 +31,7 @@ from shortcut_audit.models.loading import LoadedModel
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.model_transfer import JudgedMaps, ModelTransferResult, load_transfer
 from shortcut_audit.run.engines.local import run_local
+from shortcut_audit.run.judged_maps import planned_judgement
 from shortcut_audit.run.model_transfer import (
     TransferRequest,
     estimate_transfer,
@@ -133,15 +134,16 @@ def test_a_shortcut_of_both_travels_and_one_of_the_first_alone_stays_behind(both
 
 
 class Contrasted(nn.Module):
-    """Random weights on pixels that filtering takes far out of their range."""
+    """Random weights, and a liking of output 1 for pixels out of their range, as filtering makes them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = conv_model(3, 1, seed=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.inner(x**3)
-        return answer - self.inner(torch.full_like(x, 0.3))
+        answer: torch.Tensor = self.inner(x)
+        outside = (x - x.clamp(0, 1)).abs().mean(dim=(1, 2, 3))
+        return answer + torch.stack([torch.zeros_like(outside), 9 * outside, 0 * outside], dim=1)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,33 @@ def test_on_its_own_model_and_images_a_run_gets_its_own_counts(more: dict[str, A
         assert item.there.model_dump(exclude=left_out) == own.model_dump(exclude=left_out)
         assert item.here.model_dump(exclude=left_out) == own.model_dump(exclude=left_out)
         assert item.here.example is None
+
+
+def test_settings_that_say_what_maps_mean_are_the_runs(both: AuditResult) -> None:
+    unusual = {
+        "images_per_class": 20,
+        "search_share": 0.4,
+        "kept_share": 0.3,
+        "response": "cross-entropy",
+        "resolution": "patches:2",
+        "dc": "rank",
+        "domain": "normalized",
+        "clip": True,
+        "seed": 5,
+        "dtype": "float64",
+        "skip_unreadable": True,
+    }
+    own = both.model_settings.model_copy(update={**unusual, "search": "learned", "examples": 7})
+    result = both.model_copy(update={"settings": own})
+    source = source_from(planted(20), NAMES)
+    network = other(Reads(both=False))
+    taken = planned_judgement("here", result, network, source, None, "test", {}).request.settings
+    assert taken.model_dump(include=set(unusual)) == unusual
+    # What is not judged by is not taken.
+    assert (taken.search, taken.budget, taken.examples) == ("exact", None, 0)
+    changed = {"dtype": "float32", "images_per_class": 12, "batch_size": 9, "device": "cpu"}
+    taken = planned_judgement("here", result, network, source, None, "test", changed).request.settings
+    assert taken.model_dump(include=set(changed)) == changed
 
 
 def test_only_the_judgement_is_paid_for(both: AuditResult) -> None:
