@@ -223,6 +223,7 @@ def run_and_show(
         search_sentences,
         truth_sentences,
     )
+    from shortcut_audit.report.transfer_words import transfer_sentences
     from shortcut_audit.report.verdict_words import reasons
     from shortcut_audit.results.store import ARRAYS_FILE, RESULT_FILE
     from shortcut_audit.run.audit import run_audit
@@ -248,7 +249,7 @@ def run_and_show(
         _say(f"{item.verdict.capitalize()}: {reason}")
     if n_more:
         _say(f"... and {n_more} more, on the page.")
-    for sentence in corruption_sentences(result):
+    for sentence in (*transfer_sentences(result), *corruption_sentences(result)):
         _say(sentence)
     for note in result.notes:
         _say(f"Note: {note}")

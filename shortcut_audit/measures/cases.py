@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shortcut_audit.data.pixels import AuditImages
@@ -25,10 +24,12 @@ from shortcut_audit.measures.interface import (
 from shortcut_audit.measures.kept_maps import KeptCounts
 from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.trials import (
+    PAIRS_FROM,
     Partners,
     Trial,
     called_in_trials,
     light_order,
+    ring_members,
     rings_of,
     without_lines,
 )
@@ -37,7 +38,6 @@ from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung
 
 __all__ = [
-    "ENERGY",
     "FURTHER",
     "TRIALS",
     "Batch",
@@ -45,7 +45,6 @@ __all__ = [
     "at_best",
     "case_of",
     "effects",
-    "energies_of",
     "importance_of",
     "ladder_of",
     "n_own",
@@ -56,7 +55,6 @@ __all__ = [
     "pair_of",
     "partners_of",
     "ring_numbers",
-    "run_energy",
     "run_trials",
     "rungs_tried",
     "take_in",
@@ -65,12 +63,16 @@ __all__ = [
     "with_choice",
 ]
 
-ENERGY, TRIALS = "energy", "trials"
+TRIALS = "trials"
 # Orbits of the last rung, as a share of the ranked ones, and rungs up to there.
 _DEEPEST, _N_RUNGS = 0.10, 6
-# Energy of an image that the orbits of a ladder may hold together, and that a ring may.
-_LIGHT, _LIGHT_RING = 0.06, 0.10
+# Energy of an image that the orbits of a ladder may hold together, and that a ring may, or a pair of
+# neighbouring rings: a texture seldom keeps to the borders of one.
+_LIGHT, _LIGHT_RING, _LIGHT_PAIR = 0.06, 0.10, 0.16
 _N_RINGS = 8
+# The last ring is that of the corners; pairs are named after the first of both.
+_RINGS = range(1, _N_RINGS + 2)
+_PAIRS = range(PAIRS_FROM + 1, PAIRS_FROM + _N_RINGS + 1)
 # Nulls are drawn at the rungs of the largest effects only.
 _N_NULLS, _N_RING_NULLS = 3, 2
 # Other orbits of the same radii that there must be, in multiples of those that they stand for.
@@ -117,29 +119,6 @@ class Case:
         return self.called[draw].get(trial) if draw < len(self.called) else None
 
 
-# What images hold.
-
-
-def run_energy(subject: Subject, block: Block) -> Totals:
-    """Sum over the block's images of each orbit's energy, averaged over channels."""
-    grid = subject.grid
-    rows, columns = (torch.from_numpy(part).to(block.images.device) for part in (grid.rows, grid.columns))
-    power = block.spectrum.abs().square().mean(dim=1)[:, rows, columns].cpu().double().sum(dim=0)
-    return {"energy": power.numpy() * grid.members, "n_images": np.array([len(block.images)])}
-
-
-def energies_of(
-    outline: Outline, totals: Iterable[tuple[Shard, Totals]]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Energy of each orbit summed over the search images of each class, and how many they are."""
-    sums = np.zeros((outline.n_classes, outline.grid.n_orbits))
-    n_images = np.zeros(outline.n_classes, dtype=np.int64)
-    for shard, total in totals:
-        sums[shard.class_index] += total["energy"]
-        n_images[shard.class_index] += int(total["n_images"][0])
-    return sums, n_images
-
-
 def case_of(
     outline: Outline,
     column: int,
@@ -162,11 +141,18 @@ def case_of(
     ring = ring_numbers(grid)
     rings = tuple(
         number
-        for number in range(1, _N_RINGS + 2)
-        if (ring == number).any() and shapely[ring == number].sum() <= _LIGHT_RING
+        for numbers, most in ((_RINGS, _LIGHT_RING), (_PAIRS, _LIGHT_PAIR))
+        for number in numbers
+        if _is_whole(ring, number) and shapely[ring_members(ring, number)].sum() <= most
     )
     short = [n for n in rungs if n < len(order)]
     return Case(column, index, order, changed, (*short, len(order)), rings)
+
+
+def _is_whole(ring: NDArray[np.int32], number: int) -> bool:
+    """Whether the grid has the ring, or both rings of the pair."""
+    members = np.unique(ring[ring_members(ring, number)])
+    return len(members) == (2 if number > PAIRS_FROM else 1)
 
 
 # Trials.
@@ -193,7 +179,9 @@ def n_trials(n_rungs: int) -> tuple[int, int]:
     """Trials of a class where every null is worth drawing: on all images, and on some."""
     n_nulls = min(_N_NULLS, n_rungs)
     half = len(_every_other(range(n_rungs)))
-    return n_rungs + half + 4 * n_nulls + 3 * _N_RING_NULLS + 1, 2 * half + _N_RINGS + 1 + 2 + 1
+    return n_rungs + half + 4 * n_nulls + 3 * _N_RING_NULLS + 1, 2 * half + len(_RINGS) + len(
+        _PAIRS
+    ) + 2 + 1
 
 
 Batch = tuple[list[Trial], int]
@@ -276,7 +264,13 @@ def trial_of(what: str, rung: Rung) -> Trial:
         "erase": "erase ring",
         "remove": "remove ring",
     }
-    return Trial(arms[what], rung.ring)  # type: ignore[arg-type]
+    return Trial(arms[what], ring_number(rung))  # type: ignore[arg-type]
+
+
+def ring_number(rung: Rung) -> int:
+    """What a trial calls the ring, or the pair of rings, of a rung that is one."""
+    assert rung.ring is not None
+    return rung.ring if rung.n_rings == 1 else PAIRS_FROM + rung.ring
 
 
 def at_best(item: ClassShortcut) -> list[Trial]:
@@ -427,7 +421,7 @@ def rungs_tried(
     rungs, orbits = [], []
     for place, number in enumerate((*case.rungs, *case.rings)):
         ring = place >= len(case.rungs)
-        own = np.flatnonzero(ring_of_orbit == number) if ring else case.order[:number]
+        own = np.flatnonzero(ring_members(ring_of_orbit, number)) if ring else case.order[:number]
         chosen = np.zeros(grid.n_orbits, dtype=np.bool_)
         chosen[own] = True
         put = Trial("ring", number) if ring else Trial("transplant", number)
@@ -446,7 +440,8 @@ def rungs_tried(
                 share=found_share(grid, chosen, everywhere),
                 energy_share=float(case.energy_share[own].sum()),
                 radius=(float(grid.radius[own].min()), float(grid.radius[own].max())),
-                ring=number if ring else None,
+                ring=number % PAIRS_FROM if ring else None,
+                n_rings=2 if ring and number > PAIRS_FROM else 1,
                 flips=_pooled(flips),
                 flips_over_foreign=_over_draws(case, put, foreign),
                 flips_over_erased=_over_draws(
@@ -485,4 +480,4 @@ def importance_of(outline: Outline, found: Arrays, column: int) -> NDArray[np.fl
 def orbits_of(case: Case, rung: Rung, grid: FrequencyGrid) -> NDArray[np.int64]:
     if rung.ring is None:
         return case.order[: rung.n_orbits]
-    return np.flatnonzero(ring_numbers(grid) == rung.ring)
+    return np.flatnonzero(ring_members(ring_numbers(grid), ring_number(rung)))

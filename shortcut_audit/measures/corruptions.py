@@ -143,14 +143,14 @@ class Corruptions:
 
 
 def shifts_of(outline: Outline) -> tuple[Shift, ...]:
-    """The shifts asked for, severities of one corruption together; `all` leaves out what needs colour
-    where the images have none."""
+    """The shifts asked for, severities of one corruption together; `all` leaves out what cannot be done
+    to the images: they may lack colour, or a wave in the lowest band."""
+    shape = (outline.n_channels, outline.grid.height, outline.grid.width)
     asked: dict[str, set[int]] = {}
     for name, severity in map(split_shift, outline.settings.shifts):
         names = [name]
         if name == ALL:
-            colour = outline.n_channels == 3
-            names = [each for each, made in CORRUPTIONS.items() if colour or not made.needs_colour]
+            names = [each for each in CORRUPTIONS if _fault(Shift(each, severity), shape) is None]
         for each in names:
             asked.setdefault(each, set()).add(severity)
     return tuple(Shift(name, severity) for name in asked for severity in sorted(asked[name]))
@@ -158,10 +158,19 @@ def shifts_of(outline: Outline) -> tuple[Shift, ...]:
 
 def _require_possible(shifts: Sequence[Shift], shape: tuple[int, int, int]) -> None:
     for shift in shifts:
-        try:
-            corrupt(torch.zeros(1, *shape), shift.name, shift.severity, 0, [0])
-        except DataError as error:
-            raise DataError(error.problem, f"Leave {shift} out of --shift. {error.next_step}") from error
+        fault = _fault(shift, shape)
+        if fault is not None:
+            next_step = f"Leave {shift} out of --shift. {fault.next_step}"
+            raise DataError(fault.problem, next_step.removesuffix(" Leave it out.")) from fault
+
+
+def _fault(shift: Shift, shape: tuple[int, int, int]) -> DataError | None:
+    """Why images of `shape` (C, H, W) cannot be corrupted so; None where they can."""
+    try:
+        corrupt(torch.zeros(1, *shape), shift.name, shift.severity, 0, [0])
+    except DataError as error:
+        return error
+    return None
 
 
 def _maps(outline: Outline, found: Arrays) -> NDArray[np.bool_]:

@@ -10,13 +10,11 @@ import numpy as np
 
 from shortcut_audit.data.pixels import AuditImages
 from shortcut_audit.measures.cases import (
-    ENERGY,
     FURTHER,
     Case,
     at_best,
     case_of,
     effects,
-    energies_of,
     importance_of,
     ladder_of,
     n_own,
@@ -26,13 +24,13 @@ from shortcut_audit.measures.cases import (
     orbits_of,
     pair_of,
     partners_of,
-    run_energy,
     run_trials,
     rungs_tried,
     take_in,
     trial_of,
     trials_work,
 )
+from shortcut_audit.measures.energies import ENERGY, energies_of, run_energy
 from shortcut_audit.measures.evidence import EVIDENCE, evidence_fields, evidence_work, run_evidence
 from shortcut_audit.measures.interface import (
     Advance,
@@ -79,7 +77,7 @@ class Shortcuts:
     """
 
     name: str = NAME
-    revision: int = 2
+    revision: int = 3
     split: Split = "judge"
 
     def relevant_to(self, outline: Outline) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.shortcuts import NAME as SHORTCUTS
 from shortcut_audit.measures.transfer_bands import BAND_NAMES, BandSums, run_bands
 from shortcut_audit.measures.transfer_effects import ClassOutcomes, Parts, set_transfer
-from shortcut_audit.measures.trials import Partners, Trial
+from shortcut_audit.measures.trials import PAIRS_FROM, Partners, Trial
 from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.shortcut_findings import VERDICTS, Verdict
 from shortcut_audit.results.transfer_findings import TransferFinding
@@ -241,7 +241,10 @@ def _case_of(outline: Outline, found: Arrays, column: int) -> _Case:
     n_orbits = int(best.sum())
     ring = None
     if not np.array_equal(best, (order > 0) & (order <= n_orbits)):
-        ring = int(ring_numbers(outline.grid)[np.flatnonzero(best)[0]])
+        of_orbit = ring_numbers(outline.grid)
+        first = int(of_orbit[best].min())
+        pair = len(np.unique(of_orbit[best])) > 1
+        ring = PAIRS_FROM + first if pair else first
     kept = found[f"{MAPS}/kept"][column].astype(np.bool_)
     ranks = np.zeros(len(kept), dtype=np.int32)
     ranks[kept] = np.arange(1, int(kept.sum()) + 1)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shortcut_audit.data.pixels import AuditImages, ShiftedImages
 from shortcut_audit.measures.interface import Outline
 from shortcut_audit.measures.transfer_bands import BandSums, band_changes
-from shortcut_audit.measures.trials import Trial
+from shortcut_audit.measures.trials import PAIRS_FROM, Trial
 from shortcut_audit.measures.verdicts import EFFECT, RULED_OUT, SIGNIFICANT
 from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.shortcut_findings import Verdict
@@ -216,7 +216,13 @@ def _counted(
         if each.with_random
         else None,
         curve=tuple(
-            CurvePoint(n_orbits=n, share=share, ring=ring, flips=_paired(after, each.before_others))
+            CurvePoint(
+                n_orbits=n,
+                share=share,
+                ring=None if ring is None else ring % PAIRS_FROM,
+                n_rings=2 if ring is not None and ring > PAIRS_FROM else 1,
+                flips=_paired(after, each.before_others),
+            )
             for n, share, ring, after in curve
         ),
     )
@@ -268,6 +274,12 @@ def _props(item: ClassTransfer) -> _Question:
     )
 
 
+def _fall(item: ClassTransfer) -> float:
+    """`drop` of whole numbers: of rates, 0.6 less 0.5 would be a hair below a tenth."""
+    own, home = item.recall, item.recall_home
+    return (home.hits * own.n - own.hits * home.n) / max(1, own.n * home.n)
+
+
 def _lacks(item: ClassTransfer) -> _Question:
     """Is it missing there, so that the class falls?"""
     pairs = [item.restored, item.restored_over_foreign]
@@ -275,7 +287,7 @@ def _lacks(item: ClassTransfer) -> _Question:
     fall_low, fall_high = -item.change_interval[1], -item.change_interval[0]
     p_value = item.change_p_value if item.change_p_value is not None else 1.0
     return _Question(
-        size=min(item.drop, *(pair.difference for pair in pairs)),
+        size=min(_fall(item), *(pair.difference for pair in pairs)),
         p_value=max(p_value, *(pair.p_value for pair in pairs)),
         low=min(fall_low, *(pair.interval[0] for pair in pairs)),
         high=min(fall_high, *(pair.interval[1] for pair in pairs)),

@@ -23,11 +23,13 @@ from shortcut_audit.measures.interface import Advance, Block, Subject, require_f
 
 __all__ = [
     "ARMS",
+    "PAIRS_FROM",
     "Arm",
     "Partners",
     "Trial",
     "called_in_trials",
     "light_order",
+    "ring_members",
     "rings_of",
     "trial_images",
     "without_lines",
@@ -59,11 +61,13 @@ Arm = Literal[
     "colour foreign",
 ]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+# Pairs of neighbouring rings are numbered behind all rings: this, and the number of the first.
+PAIRS_FROM = 100
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is done, and with how many orbits; for a ring, which one."""
+    """What is done, and with how many orbits; for a ring or a pair of rings, which one."""
 
     arm: Arm
     n_orbits: int = 0
@@ -186,6 +190,13 @@ def rings_of(grid: FrequencyGrid, n_rings: int) -> NDArray[np.int32]:
     return ring
 
 
+def ring_members(ring: NDArray[np.int32], number: int) -> NDArray[np.bool_]:
+    """Which orbits are in ring `number`, or in it and the next one: `PAIRS_FROM` + its number."""
+    first = number % PAIRS_FROM
+    members: NDArray[np.bool_] = np.isin(ring, [first, first + 1] if number > PAIRS_FROM else [first])
+    return members
+
+
 @dataclass(frozen=True)
 class _Images:
     """Images of a block with their partners, as spectra (n, C, H, W//2+1)."""
@@ -223,7 +234,7 @@ class _Images:
 
     def ring_mask(self, number: int) -> Tensor:
         """Orbits of a ring over the half plane, (H, W//2+1)."""
-        chosen = half_plane_mask(self.subject.grid, self.ring == number)
+        chosen = half_plane_mask(self.subject.grid, ring_members(self.ring, number))
         return chosen.to(self.block.images.device)
 
     def with_dc(self, masks: Tensor, kept: bool) -> Tensor:

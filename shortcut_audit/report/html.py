@@ -22,6 +22,7 @@ from shortcut_audit.report.summary import (
     search_sentences,
     truth_sentences,
 )
+from shortcut_audit.report.transfer_page import transfer_sections
 from shortcut_audit.report.verdict_page import (
     VerdictSection,
     evidence_pixels,
@@ -131,6 +132,7 @@ def _model_page(result: AuditResult) -> dict[str, Any]:
         "reliable": _RELIABLE,
         "sections": _sections(result, order, maps),
         "corruptions": corruptions_section(result),
+        "transfers": transfer_sections(result),
         "n_not_pictured": max(0, len(order) - MAX_PICTURED_CLASSES),
     }
 

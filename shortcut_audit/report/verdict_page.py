@@ -145,12 +145,17 @@ def _facts(item: ClassShortcut) -> list[tuple[str, str]]:
     return facts
 
 
+def _rings(rung: Rung) -> str:
+    assert rung.ring is not None
+    return f"ring {rung.ring}" if rung.n_rings == 1 else f"rings {rung.ring} and {rung.ring + 1}"
+
+
 def _row(rung: Rung, best: bool) -> RungRow:
     low, high = rung.radius
     return RungRow(
         what=f"{rung.n_orbits:,} orbit{'s' if rung.n_orbits > 1 else ''}"
         if rung.ring is None
-        else f"ring {rung.ring} ({rung.n_orbits:,} orbits)",
+        else f"{_rings(rung)} ({rung.n_orbits:,} orbits)",
         share=shares_text(rung.share),
         radius=f"{low:.1f}–{high:.1f}",
         energy=shares_text(rung.energy_share),

@@ -52,7 +52,8 @@ class Rung(Frozen):
     """The three tests with one set of `n_orbits` orbits, `share` of the spectrum.
 
     Either the class's most important light orbits, or all of one `ring` of radii (`ring`: its number,
-    None for the former), where shortcuts lie that no single orbit carries. `radius`: from, to, in cycles
+    None for the former; with `n_rings` 2, of it and the next one), where shortcuts lie that no single
+    orbit carries. `radius`: from, to, in cycles
     per shorter side. `energy_share`: of the energy of an image, DC not counted, that an exchange of
     these orbits changes, on average.
 
@@ -73,6 +74,7 @@ class Rung(Frozen):
     energy_share: float
     radius: tuple[float, float]
     ring: int | None = None
+    n_rings: Annotated[int, Field(ge=1, le=2)] = 1
     flips: Paired
     flips_over_foreign: Paired | None = None
     flips_over_erased: Paired | None = None

@@ -9,6 +9,7 @@ import numpy as np
 
 from shortcut_audit.errors import ResultError
 from shortcut_audit.results.corruption_tables import CORRUPTION_DTYPES, corruption_rows
+from shortcut_audit.results.transfer_tables import TRANSFER_DTYPES, transfer_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +136,7 @@ def _rung(rung: Rung) -> Chunk:
         "share": rung.share,
         "energy_share": rung.energy_share,
         "ring": rung.ring,
+        "n_rings": None if rung.ring is None else rung.n_rings,
         "radius_low": rung.radius[0],
         "radius_high": rung.radius[1],
     }
@@ -319,7 +321,7 @@ def _data_bands(result: AuditResult) -> Iterator[Chunk]:
 
 TABLES = {"classes": _classes, "orbits": _orbits, "bands": _bands, "ladder": _ladder}
 # Of audits that were asked for them.
-SHIFT_TABLES = {"corruptions": corruption_rows}
+SHIFT_TABLES = {"corruptions": corruption_rows, "transfer": transfer_rows}
 # The same names where the data alone were audited.
 _DATA_TABLES = {"classes": _data_classes, "orbits": _data_orbits, "bands": _data_bands}
 
@@ -342,6 +344,7 @@ _LADDER_DTYPES = {
     "share": "float64",
     "energy_share": "float64",
     "ring": "Int64",
+    "n_rings": "Int64",
     "radius_low": "float64",
     "radius_high": "float64",
     **{
@@ -366,6 +369,7 @@ _DTYPES = {
     **dict.fromkeys(("kind", "confounds", "reason", "needed"), "string"),
     **_LADDER_DTYPES,
     **CORRUPTION_DTYPES,
+    **TRANSFER_DTYPES,
     "rank": "Int64",
     "n_probed": "Int64",
     "images_enough": "Int64",

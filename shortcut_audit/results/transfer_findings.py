@@ -79,13 +79,15 @@ class BandChange(Frozen):
 class CurvePoint(Frozen):
     """Images of other classes of the set, once they hold so many orbits of the audit's images.
 
-    `n_orbits` orbits, `share` of the spectrum; `ring`: all orbits of that ring, None where they are the
+    `n_orbits` orbits, `share` of the spectrum; `ring`: all orbits of that ring (with
+    `n_rings` 2: and of the next one), None where they are the
     first of the class's ladder. `flips`: called by the class with the orbits, against as they are.
     """
 
     n_orbits: int
     share: float
     ring: int | None = None
+    n_rings: int = 1
     flips: Paired
 
 
