@@ -31,6 +31,8 @@ __all__ = [
 _MAX_NAMED = 3
 _SIGNIFICANT = 0.05
 _MAX_NAME = 40
+# An R2 below this is worse than knowing the mean alone, not just as bad.
+_NOTHING = -0.05
 _PREDICTED_FROM: dict[Predictor, str] = {
     "dominant": "the classes' dominant orbits",
     "all": "all orbits alike",
@@ -151,9 +153,10 @@ def prediction_sentences(finding: CorruptionsFinding) -> list[str]:
     if r2 > 0:
         start = f"{what} predicts {100 * r2:.0f}% of the variance of the drop in recall ({sizes};"
     else:
+        than = "worse than" if r2 < _NOTHING else "no better than"
         start = (
-            f"{what} does not predict the drop in recall under a new corruption: it is no better than the"
-            f" mean drop of all cells ({sizes};"
+            f"{what} does not predict the drop in recall under a new corruption: it is {than} the mean"
+            f" drop of all cells ({sizes};"
         )
     others = "; ".join(
         f"{_PREDICTED_FROM[score.predictor]}: {score.r2_new_corruptions:.2f}"
@@ -166,8 +169,8 @@ def prediction_sentences(finding: CorruptionsFinding) -> list[str]:
     ]
     if found.ceiling is not None:
         sentences.append(
-            f"With so few images a class, no prediction can be expected to pass an R2 of"
-            f" {found.ceiling:.2f}."
+            "Recall of so many images has an error of its own: no prediction can be expected to pass an"
+            f" R2 of {found.ceiling:.2f}."
         )
     if dominant.r2_new_classes is not None:
         by_class = ", ".join(

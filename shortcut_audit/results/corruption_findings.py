@@ -85,7 +85,7 @@ class PredictedFrom(Frozen):
     1 - (squared error on cells left out) / (squared distance of all drops from their mean): 1 is
     perfect, 0 is no better than the mean drop of all cells, and below 0 is worse than that.
     `r2_new_corruptions`: whole corruptions are left out in turn, all their severities together;
-    `r2_new_classes`: whole classes; None of fewer than three classes.
+    `r2_new_classes`: whole classes, in at most ten folds; None of fewer than three classes.
     """
 
     predictor: Predictor

@@ -45,8 +45,9 @@ def test_energies_obey_what_energies_must() -> None:
     contrast = [str(shift) for shift in finding.shifts].index("contrast-5")
     removed, added, changed = np.moveaxis(energy_shares(energy["all"][:, contrast]), -1, 0)
     assert (added < 1e-3).all()
-    np.testing.assert_allclose(removed, 1 - 0.15**2, atol=2e-3)
-    np.testing.assert_allclose(changed, (1 - 0.15) ** 2, atol=2e-3)
+    # But for rounding to 8 bits.
+    np.testing.assert_allclose(removed, 1 - 0.15**2, atol=6e-3)
+    np.testing.assert_allclose(changed, (1 - 0.15) ** 2, atol=6e-3)
     clean, lost, gained, difference = np.moveaxis(energy["all"][..., :4], -1, 0)
     after = clean - lost + gained
     assert (np.sqrt(after) <= np.sqrt(clean) + np.sqrt(difference) + 1e-9).all()
