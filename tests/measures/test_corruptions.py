@@ -252,3 +252,5 @@ def test_another_seed_draws_other_noise() -> None:
         )
         energies.append(result.arrays["corruptions/energy"][:, :, corruptions.REGIONS.index("all"), 2:])
     assert not np.allclose(energies[0], energies[1], rtol=1e-3)
+    first, second = (Corruptions().relevant_to(outline_of_sizes([4, 4], seed=seed)) for seed in (0, 1))
+    assert first != second
