@@ -556,8 +556,8 @@ def content(result: AuditResult) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def usual() -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    shape = (1, 8, 8)
-    home = random_images(12, 3, shape)
+    shape = (1, 6, 6)
+    home = random_images(8, 3, shape)
     sets = some_sets(shape, home)
     return home, sets, content(run_audit(request_of(linear_model(3, shape, 5), home, sets)))
 
@@ -565,7 +565,7 @@ def usual() -> tuple[Any, dict[str, Any], dict[str, Any]]:
 @pytest.mark.parametrize("order", [("few", "other", "copies"), ("other",), ("few", "copies")])
 def test_neither_order_nor_company_of_sets_changes_a_sets_numbers(order: Any, usual: Any) -> None:
     home, sets, expected = usual
-    network = linear_model(3, (1, 8, 8), 5)
+    network = linear_model(3, (1, 6, 6), 5)
     found = content(run_audit(request_of(network, home, {name: sets[name] for name in order})))
     assert list(found) == list(order)
     for name in order:
@@ -576,7 +576,7 @@ def test_neither_order_nor_company_of_sets_changes_a_sets_numbers(order: Any, us
 def test_one_set_under_two_names_gives_the_same_numbers(usual: Any) -> None:
     home, sets, expected = usual
     again = {"first": sets["other"], "second": sets["other"]}
-    found = content(run_audit(request_of(linear_model(3, (1, 8, 8), 5), home, again)))
+    found = content(run_audit(request_of(linear_model(3, (1, 6, 6), 5), home, again)))
     for name in again:
         assert found[name].by_class == expected["other"].by_class
 
@@ -584,7 +584,7 @@ def test_one_set_under_two_names_gives_the_same_numbers(usual: Any) -> None:
 @pytest.mark.parametrize("batch_size", [1, 500])
 def test_the_batch_size_changes_no_number(batch_size: int, usual: Any) -> None:
     home, sets, expected = usual
-    network = linear_model(3, (1, 8, 8), 5)
+    network = linear_model(3, (1, 6, 6), 5)
     assert content(run_audit(request_of(network, home, sets, batch_size=batch_size))) == expected
 
 
@@ -593,7 +593,7 @@ def test_the_blocks_that_images_come_in_change_no_number(
 ) -> None:
     home, sets, expected = usual
     monkeypatch.setattr(interface, "PASSES_PER_SHARD", 12)
-    found = content(run_audit(request_of(linear_model(3, (1, 8, 8), 5), home, sets)))
+    found = content(run_audit(request_of(linear_model(3, (1, 6, 6), 5), home, sets)))
     for name, of_set in expected.items():
         for one, other in zip(of_set.by_class, found[name].by_class, strict=True):
             # Sums of energies may differ in the last digit.
