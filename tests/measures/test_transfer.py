@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +72,12 @@ def orbit_numbers(ready: PreparedAudit) -> dict[frozenset[tuple[int, int]], int]
     }
 
 
+def bins_of_ring(height: int, width: int, number: int) -> Bins:
+    """One of eight rings; from 101 on that many less 100, and the next one."""
+    numbers = (number,) if number < 100 else (number - 100, number - 99)
+    return {bin_ for each in numbers for bin_ in ring_bins(height, width, each, 8)}
+
+
 def made_up(ready: PreparedAudit, rings: Mapping[int, int], n_best: int, dc: str) -> Arrays:
     """Random maps and whole ladders; the best rung is a ring in the classes of `rings`, else the first
     `n_best` orbits of the ladder."""
@@ -86,7 +93,7 @@ def made_up(ready: PreparedAudit, rings: Mapping[int, int], n_best: int, dc: str
         order[column, ranking[:deepest]] = np.arange(1, deepest + 1)
         kept[column, generator.permutation(n - 1)[: n // 3] + (dc != "rank")] = True
         if column in rings:
-            bins = ring_bins(grid.height, grid.width, rings[column], 8)
+            bins = bins_of_ring(grid.height, grid.width, rings[column])
             best[column, [k for pair, k in numbers.items() if pair <= bins]] = True
         else:
             best[column, ranking[: min(n_best, deepest)]] = True
@@ -171,7 +178,7 @@ class Replica:
         own, receiver, foreign = (self.image(row) for row in rows)
         grid, dc = self.measured.ready.subject.grid, self.settings.dc
         if "ring" in trial.arm:
-            bins = ring_bins(grid.height, grid.width, trial.n_orbits, 8)
+            bins = bins_of_ring(grid.height, grid.width, trial.n_orbits)
         elif trial.arm.endswith("random"):
             bins = self.bins(self.shuffled(ranks, output, image), trial.n_orbits)
         else:
@@ -306,16 +313,45 @@ def expected_class(replica: Replica, set_index: int, column: int, ring: int | No
     rungs = ladder_of(outline.grid.n_orbits - 1)
     curve: list[Any] = [(n, None, paired(others[Trial("transplant", n)], before_others)) for n in rungs]
     if ring is not None:
-        curve.append((n_best, ring, paired(others[put], before_others)))
+        curve.append((n_best, (ring % 100, 2 if ring > 100 else 1), paired(others[put], before_others)))
     expected["curve"] = curve
     return expected
+
+
+def chance_of(hits: list[int], sizes: list[int]) -> float:
+    """Of the first having no fewer of all hits, if they fall to anyone alike (Fisher)."""
+    total, ways = sum(hits), math.comb(sum(sizes), sum(hits))
+    most = min(sizes[0], total)
+    return (
+        sum(math.comb(sizes[0], k) * math.comb(sizes[1], total - k) for k in range(hits[0], most + 1))
+        / ways
+    )
+
+
+def check_change(item: ClassTransfer) -> None:
+    """The chance of such a fall, and an interval that is one of recall there less that at home."""
+    if item.change is not None:
+        lost, gained = item.change.only_second, item.change.only_first
+        chance = sum(math.comb(lost + gained, k) for k in range(lost, lost + gained + 1))
+        expected = chance / 2 ** (lost + gained)
+        assert item.change_interval == item.change.interval
+    else:
+        hits, sizes = (
+            [getattr(r, name) for r in (item.recall_home, item.recall)] for name in ("hits", "n")
+        )
+        expected = chance_of(hits, sizes)
+        low, high = item.change_interval
+        assert -1 <= low <= -item.drop <= high <= 1
+    assert item.change_p_value == pytest.approx(expected, rel=1e-9)
 
 
 def check_class(item: ClassTransfer, expected: dict[str, Any]) -> None:
     for name, value in expected.items():
         found: Any = getattr(item, name)
         if name == "curve":
-            found = [(point.n_orbits, point.ring, point.flips) for point in found]
+            found = [
+                (p.n_orbits, None if p.ring is None else (p.ring, p.n_rings), p.flips) for p in found
+            ]
         assert found == value, name
 
 
@@ -382,7 +418,7 @@ def some_sets(shape: tuple[int, int, int], home: Any) -> dict[str, Any]:
     ("shape", "dc", "domain", "clip", "rings"),
     [
         ((1, 8, 8), "keep", "pixels", False, {}),
-        ((3, 7, 6), "drop", "normalized", False, {0: 4, 2: 8}),
+        ((3, 7, 6), "drop", "normalized", False, {0: 4, 2: 8, 1: 105}),
         ((1, 9, 7), "rank", "pixels", True, {1: 5}),
         ((3, 8, 9), "keep", "normalized", True, {0: 9}),
     ],
@@ -412,6 +448,7 @@ def test_every_count_equals_that_of_the_slow_replica(
                 column = NAMES.index(item.class_name)
                 expected = expected_class(replica, set_index, column, rings.get(column))
                 check_class(item, expected)
+                check_change(item)
                 calls |= {item.recall.value, item.replaced.second.value, item.flips.first.value}
             check_bands(replica, set_index, of_set)
             hits = sum(item.recall.hits for item in of_set.by_class)
@@ -433,7 +470,7 @@ def test_counts_equal_the_slow_replica_whatever_the_draw(seed: int) -> None:
     height, width = (int(n) for n in generator.integers(6, 13, 2))
     shape = (int(generator.choice([1, 3])), height, width)
     dc, domain = str(generator.choice(["keep", "drop", "rank"])), "pixels" if seed % 2 else "normalized"
-    rings = {0: 5} if seed % 3 else {}
+    rings = {0: 5, 2: 104} if seed % 3 else {}
     network, home = linear_model(3, shape, seed, scale=0.6), random_images(9, 3, shape, seed)
     moments = {"mean": MEAN[: shape[0]], "std": STD[: shape[0]]}
     request = request_of(
@@ -445,6 +482,7 @@ def test_counts_equal_the_slow_replica_whatever_the_draw(seed: int) -> None:
             for item in of_set.by_class:
                 column = NAMES.index(item.class_name)
                 check_class(item, expected_class(replica, set_index, column, rings.get(column)))
+                check_change(item)
             check_bands(replica, set_index, of_set)
 
 
