@@ -161,8 +161,9 @@ def audit(
     from shortcut_audit.results.truth import find_truth
 
     check_folder(out)
-    for images in (data, *others.values()):
-        refuse_nesting(images, out)
+    refuse_nesting(data, out)
+    for other in others.values():
+        refuse_nesting(other, out, "ood")
     with _console().status("Opening the images and the model ..."):
         from shortcut_audit.data.label_maps import load_label_map
         from shortcut_audit.data.ood import OodSet, mapped_labels

@@ -19,12 +19,12 @@ __all__ = [
 ]
 
 
-def refuse_nesting(data: str, out: Path) -> None:
+def refuse_nesting(data: str, out: Path, option: str = "data") -> None:
     """Raise SettingsError for an output folder among the images, where it would count as a class."""
     folder = Path(data.partition("::")[0])
     if folder.is_dir() and out.absolute().is_relative_to(folder.absolute()):
         raise SettingsError(
-            f"--out {out} lies inside --data {folder}, and would be taken for a class of images.",
+            f"--out {out} lies inside --{option} {folder}, and would be taken for a class of images.",
             "Choose an --out folder elsewhere.",
         )
 

@@ -274,12 +274,6 @@ def _props(item: ClassTransfer) -> _Question:
     )
 
 
-def _fall(item: ClassTransfer) -> float:
-    """`drop` of whole numbers: of rates, 0.6 less 0.5 would be a hair below a tenth."""
-    own, home = item.recall, item.recall_home
-    return (home.hits * own.n - own.hits * home.n) / max(1, own.n * home.n)
-
-
 def _lacks(item: ClassTransfer) -> _Question:
     """Is it missing there, so that the class falls?"""
     pairs = [item.restored, item.restored_over_foreign]
@@ -287,7 +281,7 @@ def _lacks(item: ClassTransfer) -> _Question:
     fall_low, fall_high = -item.change_interval[1], -item.change_interval[0]
     p_value = item.change_p_value if item.change_p_value is not None else 1.0
     return _Question(
-        size=min(_fall(item), *(pair.difference for pair in pairs)),
+        size=min(item.drop, *(pair.difference for pair in pairs)),
         p_value=max(p_value, *(pair.p_value for pair in pairs)),
         low=min(fall_low, *(pair.interval[0] for pair in pairs)),
         high=min(fall_high, *(pair.interval[1] for pair in pairs)),

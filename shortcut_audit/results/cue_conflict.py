@@ -34,6 +34,8 @@ __all__ = [
     "save_cue_conflict",
 ]
 
+# What its folder is said to hold.
+_OF = "cue conflict"
 CUE_CONFLICT_FILE = "cue_conflict.json"
 TABLE_FILE = "cue_conflict.csv"
 _FORMAT: Literal[1] = 1
@@ -309,9 +311,9 @@ def save_cue_conflict(result: CueConflictResult, folder: Path) -> None:
 
     An older page is removed first, so that it never stands beside other numbers. Raises RunFolderError.
     """
-    claim_folder(folder)
+    claim_folder(folder, _OF)
     (folder / REPORT_FILE).unlink(missing_ok=True)
-    write_state(folder, {"state": "finished", "command": result.command})
+    write_state(folder, {"state": "finished", "of": _OF, "command": result.command})
     write_bytes(folder / TABLE_FILE, result.as_csv().encode())
     write_bytes(folder / CUE_CONFLICT_FILE, result.as_text().encode())
 

@@ -47,6 +47,8 @@ ARRAYS_FILE = "arrays.safetensors"
 REPORT_FILE = "report.html"
 STATE_FILE = "run.json"
 MAP_SO_FAR_FILE = "map-so-far"
+# What a run folder holds unless its state says otherwise.
+AUDIT = "audit"
 _STATE_KIND = "shortcut-audit run"
 
 
@@ -159,6 +161,11 @@ def load_result(folder: Path) -> AuditResult:
     path = folder / RESULT_FILE
     if not path.is_file():
         state = read_state(folder)
+        if state is not None and state.get("of", AUDIT) != AUDIT:
+            raise ResultError(
+                f"{folder} holds {_an(state['of'])}, and no audit.",
+                "Its page is report.html in that folder; its own command writes it again.",
+            )
         if state is not None:
             raise ResultError(
                 f"The audit in {folder} is not finished ({state.get('state')}:"
@@ -208,12 +215,12 @@ def result_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def claim_folder(folder: Path) -> Path | None:
+def claim_folder(folder: Path, of: str = AUDIT) -> Path | None:
     """Make `folder` ours; returns the outermost folder that had to be made, None if all were there.
 
     Raises RunFolderError for a file, or a folder with somebody else's content.
     """
-    check_folder(folder)
+    check_folder(folder, of)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,19 +231,28 @@ def claim_folder(folder: Path) -> Path | None:
     return missing[-1] if missing else None
 
 
-def check_folder(folder: Path) -> None:
-    """Raise RunFolderError unless `folder` is absent, empty or a run folder of ours."""
+def check_folder(folder: Path, of: str = AUDIT) -> None:
+    """Raise RunFolderError unless `folder` is absent, empty or a run folder of ours, for such a result
+    (`of`: an audit, a self-test, ...)."""
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, not a folder.", "Choose another --out folder.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if read_state(folder) is None and not (
-        (folder / RESULT_FILE).is_file() and (folder / ARRAYS_FILE).is_file()
-    ):
+    state = read_state(folder)
+    if state is not None and state.get("of", AUDIT) != of:
+        raise RunFolderError(
+            f"{folder} holds {_an(state['of'])}, and would be overwritten by {_an(of)}.",
+            "Choose another --out folder; nothing in this one was touched.",
+        )
+    if state is None and not ((folder / RESULT_FILE).is_file() and (folder / ARRAYS_FILE).is_file()):
         raise RunFolderError(
             f"{folder} is not empty and was not made by shortcut-audit.",
             "Choose another --out folder; nothing in this one was touched.",
         )
+
+
+def _an(what: object) -> str:
+    return f"{'an' if str(what)[:1] in 'aeiou' else 'a'} {what}"
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:

@@ -150,8 +150,10 @@ class ClassTransfer(Frozen):
 
     @property
     def drop(self) -> float:
-        """Recall at home less recall there, in [-1, 1]."""
-        return (self.recall_home.value or 0.0) - (self.recall.value or 0.0)
+        """Recall at home less recall there, in [-1, 1]; 0 where one side has no image."""
+        there, home = self.recall, self.recall_home
+        # Of whole numbers: of rates, 0.6 less 0.5 would be a hair below a tenth.
+        return (home.hits * there.n - there.hits * home.n) / max(1, there.n * home.n)
 
 
 class GroupPoint(Frozen):
@@ -171,7 +173,8 @@ class GroupPoint(Frozen):
 
 class SetTransfer(Frozen):
     """All classes on one other set: shares of all its images called by their class, there and at home
-    (of the same classes), class by class, `bands` over all of them, and in HFSS's groups (Wang et al., CVPR 2025, section 4.3)."""
+    (of the same classes), class by class, `bands` over all of them, and in HFSS's groups (Wang et al.,
+    CVPR 2025, section 4.3)."""
 
     set: ShiftedSet
     accuracy: Rate

@@ -100,7 +100,7 @@ class _Seen:
 
 def check_cue_folder(folder: Path) -> None:
     """Raise RunFolderError unless `folder` is absent, empty, or holds an earlier test of this kind."""
-    check_folder(folder)
+    check_folder(folder, "cue conflict")
     if (folder / RESULT_FILE).exists():
         raise RunFolderError(
             f"{folder} holds an audit, whose page would be overwritten.", "Choose another --out folder."

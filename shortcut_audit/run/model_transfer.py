@@ -123,7 +123,7 @@ def named_runs(found: Sequence[tuple[str, AuditResult]]) -> list[NamedRun]:
 
 def check_transfer_folder(out: Path, runs: Sequence[NamedRun] = ()) -> None:
     """Raise RunFolderError where `out` is not ours to write, or holds an audit."""
-    check_folder(out)
+    check_folder(out, "transfer")
     if (out / RESULT_FILE).is_file() or any(
         out.resolve() == Path(run.folder).resolve() for run in runs if run.folder
     ):
@@ -387,7 +387,7 @@ class _State:
         if self.folder is None or self.opened:
             return
         self.opened = True
-        self.made = claim_folder(self.folder)
+        self.made = claim_folder(self.folder, "transfer")
         sweep_asides(self.folder, self.folder / "shards")
         # What an earlier transfer found here must not pass for the result of this one.
         for name in (*TRANSFER_FILES, REPORT_FILE):

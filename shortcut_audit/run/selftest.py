@@ -160,9 +160,9 @@ class _Work:
 
     @classmethod
     def claimed(cls, out: Path, request: SelfTestRequest, spec: str) -> _Work:
-        claim_folder(out)
+        claim_folder(out, "self-test")
         if read_state(out) is None:
-            write_state(out, {"state": "self-test", "command": request.command})
+            write_state(out, {"state": "self-test", "of": "self-test", "command": request.command})
         (out / WORK).mkdir(exist_ok=True)
         return cls(out / WORK, request.amounts, spec)
 

@@ -14,12 +14,14 @@ from shortcut_audit.report.html import render
 from shortcut_audit.results.audit_result import FORMAT, AuditResult
 from shortcut_audit.results.findings import DominantFrequenciesFinding
 from shortcut_audit.results.store import (
+    check_folder,
     claim_folder,
     forget_map_so_far,
     read_arrays,
     read_state,
     result_schema,
     save_map_so_far,
+    write_state,
     written_aside,
 )
 from shortcut_audit.results.tables import TABLES
@@ -217,3 +219,23 @@ def test_a_map_so_far_is_kept_replaced_and_forgotten(result: AuditResult, tmp_pa
 def test_arrays_of_a_result_cannot_be_changed(result: AuditResult) -> None:
     with pytest.raises(ValueError, match="read-only"):
         result.arrays["orbits/u"][0] = 1
+
+
+def test_a_folder_that_holds_something_else_is_neither_read_nor_overwritten(
+    result: AuditResult, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shapes"
+    claim_folder(folder, "cue conflict")
+    write_state(folder, {"state": "finished", "of": "cue conflict"})
+    with pytest.raises(ResultError, match="holds a cue conflict, and no audit"):
+        sa.load_result(folder)
+    with pytest.raises(
+        RunFolderError, match="holds a cue conflict, and would be overwritten by an audit"
+    ):
+        result.save(folder)
+    claim_folder(folder, "cue conflict")
+    audit = result.save(tmp_path / "run")
+    write_state(audit, {"state": "finished"})
+    with pytest.raises(RunFolderError, match="holds an audit, and would be overwritten by a self-test"):
+        check_folder(audit, "self-test")
+    check_folder(audit)
