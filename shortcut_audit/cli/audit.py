@@ -162,8 +162,8 @@ def audit(
 
     check_folder(out)
     refuse_nesting(data, out)
-    for other in others.values():
-        refuse_nesting(other, out, "ood")
+    for further in others.values():
+        refuse_nesting(further, out, "ood")
     with _console().status("Opening the images and the model ..."):
         from shortcut_audit.data.label_maps import load_label_map
         from shortcut_audit.data.ood import OodSet, mapped_labels

@@ -239,9 +239,10 @@ def check_folder(folder: Path, of: str = AUDIT) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     state = read_state(folder)
-    if state is not None and state.get("of", AUDIT) != of:
+    held = AUDIT if state is None else state.get("of", AUDIT)
+    if state is not None and held != of:
         raise RunFolderError(
-            f"{folder} holds {_an(state['of'])}, and would be overwritten by {_an(of)}.",
+            f"{folder} holds {_an(held)}, and would be overwritten by {_an(of)}.",
             "Choose another --out folder; nothing in this one was touched.",
         )
     if state is None and not ((folder / RESULT_FILE).is_file() and (folder / ARRAYS_FILE).is_file()):
