@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,24 @@ __all__ = [
 def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion `hits`/`n`.
 
-    Wilson (1927), as scipy computes it: close to its nominal coverage also at 0 and 1, where the
-    textbook interval has no width. Returns (low, high) in [0, 1]; n = 0 says nothing: (0, 1).
+    Wilson (1927): close to its nominal coverage also at 0 and 1, where the textbook interval has no
+    width. Returns (low, high) in [0, 1]; n = 0 says nothing: (0, 1).
+
+    >>> low, high = proportion_interval(8, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.49, 0.943)
     """
     if n == 0:
         return 0.0, 1.0
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, n).proportion_ci(confidence_level=confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    # In closed form: an audit of hundreds of classes asks for a hundred thousand of them, and scipy's
+    # tests take a hundred times as long.
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
+    return (
+        0.0 if hits == 0 else max(0.0, centre - half),
+        1.0 if hits == n else min(1.0, centre + half),
+    )
 
 
 def paired_p_value(only_first: int, only_second: int) -> float:
@@ -50,9 +60,10 @@ def paired_p_value(only_first: int, only_second: int) -> float:
     """
     if only_first == 0:
         return 1.0
-    from scipy.stats import binomtest
+    from scipy.special import bdtrc
 
-    return float(binomtest(only_first, only_first + only_second, 0.5, alternative="greater").pvalue)
+    # The upper tail of the binomial distribution.
+    return float(bdtrc(only_first - 1, only_first + only_second, 0.5))
 
 
 def paired_interval(

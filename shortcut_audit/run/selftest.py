@@ -105,7 +105,7 @@ def run_selftest(
         size=images.size,
         channels=images.channels,
     )
-    work = _Work.claimed(out, request, images.spec) if out is not None else None
+    work = _Work.claimed(out, request, images) if out is not None else None
     outcomes: list[CaseOutcome] = []
     chosen = cases[:most_cases]
     for number, case in enumerate(chosen):
@@ -156,20 +156,38 @@ class _Work:
 
     folder: Path
     amounts: Amounts
-    spec: str
+    images: Images
+    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def claimed(cls, out: Path, request: SelfTestRequest, spec: str) -> _Work:
+    def claimed(cls, out: Path, request: SelfTestRequest, images: Images) -> _Work:
         claim_folder(out, "self-test")
         if read_state(out) is None:
             write_state(out, {"state": "self-test", "of": "self-test", "command": request.command})
         (out / WORK).mkdir(exist_ok=True)
-        return cls(out / WORK, request.amounts, spec)
+        return cls(out / WORK, request.amounts, images)
 
     def _file(self, case: Case) -> Path:
-        content = [case.model_dump(mode="json"), self.amounts.model_dump(), self.spec, __version__]
+        content = [
+            case.model_dump(mode="json"),
+            self.amounts.model_dump(),
+            self.images.spec,
+            self._content(case),
+            __version__,
+        ]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest[:16]}.json"
+
+    def _content(self, case: Case) -> str:
+        """Digest of the images that a case is tested on: other ones may lie under the same path by now."""
+        key = case.model_dump_json()
+        if key not in self.digests:
+            pixels, labels = self.images.split("test", self.amounts.n_test, case)
+            state = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
+            state.update(np.ascontiguousarray(pixels).tobytes())
+            state.update(np.ascontiguousarray(labels).tobytes())
+            self.digests[key] = state.hexdigest()
+        return self.digests[key]
 
     def kept(self, case: Case) -> CaseOutcome | None:
         """The outcome of an earlier run; a damaged file counts as missing."""

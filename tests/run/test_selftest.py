@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from shortcut_audit.run.selftest_cases import (
     ARCHITECTURES,
     Amounts,
     Case,
+    Shapes,
     describe,
     full_cases,
     opened_images,
@@ -210,9 +212,19 @@ def test_a_tiny_run_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pyt
     assert all(item.verdict != "not judged" for case in result.cases for item in case.by_class)
 
 
+class _Exchanged(Shapes):
+    """Shapes of which one pixel is another."""
+
+    def split(self, name: str, n: int, case: Case) -> tuple[np.ndarray, np.ndarray]:
+        pixels, labels = super().split(name, n, case)
+        pixels[0, 0, 0, 0] ^= 1
+        return pixels, labels
+
+
 def test_a_case_is_kept_under_all_that_decides_it(tmp_path: Path) -> None:
     cases = quick_cases(NAMES, 0, model=None, size=(12, 12))
-    work = module._Work.claimed(tmp_path, tiny(), "shapes")
+    shapes = opened_images(None, (12, 12), 0)
+    work = module._Work.claimed(tmp_path, tiny(), shapes)
     outcome = CaseOutcome(
         name="kept",
         architecture="net",
@@ -229,9 +241,13 @@ def test_a_case_is_kept_under_all_that_decides_it(tmp_path: Path) -> None:
     assert work.kept(cases[0].model_copy(update={"seed": 9})) is None
     assert work.kept(cases[1]) is None
     other = tiny(data="set.npz")
-    assert module._Work.claimed(tmp_path, other, "set.npz").kept(cases[0]) is None
+    elsewhere = dataclasses.replace(shapes, spec="set.npz")
+    assert module._Work.claimed(tmp_path, other, elsewhere).kept(cases[0]) is None
+    # Other images under the same name.
+    exchanged = _Exchanged(**dataclasses.asdict(shapes))
+    assert module._Work.claimed(tmp_path, tiny(), exchanged).kept(cases[0]) is None
     more = SelfTestRequest(amounts=Amounts(n_train=25, n_test=16, epochs=1))
-    assert module._Work.claimed(tmp_path, more, "shapes").kept(cases[0]) is None
+    assert module._Work.claimed(tmp_path, more, shapes).kept(cases[0]) is None
     # A damaged file counts as missing.
     next((tmp_path / "work").iterdir()).write_text("{")
     assert work.kept(cases[0]) is None
