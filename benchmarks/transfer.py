@@ -62,7 +62,11 @@ def others(case_name: str, data: Path, work: Path) -> list[tuple[str, str, OodSe
     for base, path in bases.items():
         classes = open_source(str(path)).class_names
         present = {classes[n] for n in np.unique(open_source(str(path)).labels)}
-        entries = [e for e in case.entries if e["classes"] == "all" or set(e["classes"]) <= present]
+        entries = [
+            {**entry, "classes": sorted(present)} if entry["classes"] == "all" else entry
+            for entry in case.entries
+            if entry["classes"] == "all" or set(entry["classes"]) <= present
+        ]
         found.append(("without", base, OodSet(f"{base} without", open_source(str(path)))))
         if not entries:
             continue
