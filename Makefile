@@ -29,6 +29,7 @@ bench: $(VENV)/.installed
 	$(if $(DATA),$(BIN)/python benchmarks/training.py --data "$(DATA)/cifar10_lossless.npz" --output reports/benchmarks/training.md)
 	$(if $(DATA),$(BIN)/python benchmarks/searches.py --data "$(DATA)" --output reports/benchmarks/searches.md)
 	$(if $(DATA),$(BIN)/python benchmarks/verdicts.py --data "$(DATA)" --output reports/benchmarks/verdicts.md)
+	$(if $(DATA),$(BIN)/python benchmarks/transfer.py --data "$(DATA)" --work build/transfer --output reports/benchmarks/transfer.md)
 	$(if $(DATA),$(BIN)/python benchmarks/learned_search.py --data "$(DATA)/cifar10_lossless.npz::train" --checkpoint "$(DATA)/checkpoints/resnet20-12fca82f.th" --output reports/benchmarks/learned_search.md)
 
 clean:

@@ -149,9 +149,9 @@ def test_a_dry_run_at_224_counts_every_pass_and_writes_nothing(
     # orbits in their place, two removed besides, two with random orbits removed; two rings with
     # foreign ones, with none, removed.
     deciding = 6 + 4 + 3 * 3 + 2 + 2 + 2 * 3
-    # Four rungs kept of own images and of others, once at random; eight rings and the corners; two
-    # colours.
-    telling = 2 * 4 + 1 + 9 + 2
+    # Four rungs kept of own images and of others, once at random; eight rings and the corners, and
+    # eight pairs of neighbours; two colours.
+    telling = 2 * 4 + 1 + 9 + 8 + 2
     judged = kept + 50 * (deciding + telling)
     assert f"{10 * 5 * 25094:,} image passes" in said
     assert f"{10 * 5 * 25094 + 100 + judged:,} image passes" in said

@@ -206,7 +206,7 @@ def test_a_run_is_not_overwritten(
 ) -> None:
     page = (folder / "second" / "report.html").read_bytes()
     assert transfer(folder, folder / "second", *judging(folder, "second")) == 2
-    assert "holds an audit, which a transfer would overwrite" in capsys.readouterr().err
+    assert "holds an audit, and would be overwritten by a transfer" in capsys.readouterr().err
     assert (folder / "second" / "report.html").read_bytes() == page
     assert transfer(folder, tmp_path / "out", runs=("first", "nowhere")) == 2
     assert "holds no audit" in capsys.readouterr().err
