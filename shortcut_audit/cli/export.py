@@ -19,14 +19,14 @@ __all__ = ["export"]
 def export(
     run: Path = typer.Argument(..., help="Folder of a finished audit."),
     table: str = typer.Option(
-        "classes", "--table", help="classes, ladder, orbits, bands or corruptions."
+        "classes", "--table", help="classes, ladder, orbits, bands, corruptions or transfer."
     ),
     format: str = typer.Option("csv", "--format", help="csv, json or parquet."),  # noqa: A002
     output: Path | None = typer.Option(
         None, "--output", "-o", help="File to write. [default: standard output; parquet needs one]"
     ),
 ) -> None:
-    """Export a table: classes (one row a class), orbits (a row a class and orbit) or bands."""
+    """Export a table: classes (one row a class), orbits (a row a class and orbit), bands, ladder, ..."""
     from shortcut_audit.results.export import EXPORTERS
     from shortcut_audit.results.store import load_result
 

@@ -77,6 +77,10 @@ def parse_named(option: str, texts: Sequence[str]) -> dict[str, str]:
                 f"--{option} {text!r} is not NAME=VALUE.",
                 f"For example: --{option} sketches=photos/drawn",
             )
+        if not name.isprintable():
+            raise SettingsError(
+                f"--{option} {text!r} has a name that cannot be printed.", "Name it in plain letters."
+            )
         if name in found:
             raise SettingsError(f"--{option} names {name!r} twice.", "Give each a name of its own.")
         found[name] = value

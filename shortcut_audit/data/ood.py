@@ -314,7 +314,11 @@ def _record(
         for d in labels.dropped
     ]
     dropped += _not_audited(ood, home, labels)
-    notes = [*label_map.notes(), *_copies_of_search_images(ood, home, store)]
+    notes = [
+        *label_map.notes(),
+        *_copies_of_search_images(ood, home, store),
+        *_same_images(ood, home, store, part.counterparts),
+    ]
     if labels.absent:
         notes.append(
             f"The label map knows classes that {ood.name} does not have: {', '.join(labels.absent)}."
@@ -377,6 +381,29 @@ def _copies_of_search_images(ood: OodSet, home: AuditImages, store: PixelStore) 
         f"{n_copies} of {len(store)} images of {ood.name} are exact copies of images that were searched"
         " on."
     ]
+
+
+def _same_images(
+    ood: OodSet, home: AuditImages, store: PixelStore, counterparts: NDArray[np.int64] | None
+) -> list[str]:
+    """Notes on images that are there more than once, or are the audit's own."""
+    notes = []
+    n_distinct = len(set(store.digests))
+    if n_distinct < len(store):
+        notes.append(
+            f"Only {n_distinct:,} of the {len(store):,} images of {ood.name} are distinct: intervals and"
+            " p count each copy as an image, and are too sure."
+        )
+    judged = {digest for rows in home.judge_rows for digest in home.store.digests[slice(*rows)]}
+    n_own = sum(digest in judged for digest in store.digests)
+    if n_own and n_own == len(store) and counterparts is not None:
+        notes.append(f"The images of {ood.name} are the audit's own judgement images, pixel by pixel.")
+    elif n_own:
+        notes.append(
+            f"{n_own:,} of {len(store):,} images of {ood.name} are exact copies of judgement images"
+            + (", and are compared with them as other images." if counterparts is None else ".")
+        )
+    return notes
 
 
 def geometry_words(way: Preprocessing) -> str:

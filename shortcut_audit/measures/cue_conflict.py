@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,10 +40,16 @@ def group_probabilities(logits: Tensor, outputs: Sequence[Sequence[int]]) -> Ten
 
 def answers_of(logits: Tensor, outputs: Sequence[Sequence[int]]) -> Answers:
     """What logits (B, K) answer, by groups of outputs. Among equals the first one is the answer."""
+    # In logarithms: where an output of no group is far ahead, all probabilities round to 0.
+    logarithms = torch.log_softmax(logits.detach().cpu().double(), dim=1)
+    scores = torch.stack(
+        [logarithms[:, list(members)].logsumexp(dim=1) - math.log(len(members)) for members in outputs],
+        dim=1,
+    )
     group_of = torch.full((logits.shape[1],), -1, dtype=torch.int64)
     for number, members in enumerate(outputs):
         group_of[list(members)] = number
-    among_groups = group_probabilities(logits, outputs).argmax(dim=1)
+    among_groups = scores.argmax(dim=1)
     among_all = group_of[logits.detach().cpu().double().argmax(dim=1)]
     return Answers(among_groups.numpy(), among_all.numpy())
 

@@ -105,10 +105,11 @@ def set_transfer(
         )
         for each in outcomes
     ]
-    classes = effects_of(counted)
+    doubts = _mismapped(images, there, predicted)
+    classes = [_doubted(item, doubts.get(item.class_name)) for item in effects_of(counted)]
     in_set = [n for n, (start, stop) in enumerate(there.rows) if start < stop]
     home = _rows_at_home(images, there, in_set)
-    notes = (*there.record.notes, *_mismapped(images, there, predicted))
+    notes = (*doubts.values(), *there.record.notes)
     return SetTransfer(
         set=there.record.model_copy(update={"notes": notes}),
         accuracy=_accuracy(images, predicted, {n: np.arange(*there.rows[n]) for n in in_set}),
@@ -274,6 +275,30 @@ def _props(item: ClassTransfer) -> _Question:
     )
 
 
+def _taken_out(item: ClassTransfer) -> _Question:
+    """Does recall hang on the orbits there, whoever else has the like of them?"""
+    pairs = [item.removed]
+    if item.removed_over_random is not None:
+        pairs.append(item.removed_over_random)
+    return _Question(
+        size=min(pair.difference for pair in pairs),
+        p_value=max(pair.p_value for pair in pairs),
+        low=min(pair.interval[0] for pair in pairs),
+        high=min(pair.interval[1] for pair in pairs),
+    )
+
+
+def _is_everywhere(item: ClassTransfer) -> bool:
+    """Whether the class hangs on the orbits there, and images of other classes serve as well."""
+    taken = _taken_out(item)
+    return (
+        taken.low > 0
+        and taken.size >= EFFECT
+        and item.replaced.difference < taken.size / 2
+        and (item.false_calls.value or 0.0) >= EFFECT
+    )
+
+
 def _lacks(item: ClassTransfer) -> _Question:
     """Is it missing there, so that the class falls?"""
     pairs = [item.restored, item.restored_over_foreign]
@@ -311,7 +336,8 @@ def effects_of(items: Sequence[ClassTransfer]) -> list[ClassTransfer]:
                 "reason": _reason(item, effect),
             }
         )
-        is_open = effect == "inconclusive" and item.verdict == "shortcut"
+        # Where other classes carry the cue too, more images would tell no more.
+        is_open = effect == "inconclusive" and item.verdict == "shortcut" and not _is_everywhere(item)
         told.append(found.model_copy(update={"needed": _needed(found)}) if is_open else found)
     return told
 
@@ -330,7 +356,8 @@ def _effect(item: ClassTransfer, props: _Question, lacks: _Question, q_value: fl
     ]
     if item.verdict == "shortcut" and sure:
         return max(sure)[1]  # type: ignore[return-value]
-    none = all(question.size < EFFECT and question.high < RULED_OUT for question in (props, lacks))
+    asked = (props, lacks, _taken_out(item)) if item.verdict == "shortcut" else (props, lacks)
+    none = all(question.size < EFFECT and question.high < RULED_OUT for question in asked)
     return "no effect" if none else "inconclusive"
 
 
@@ -367,6 +394,13 @@ def _reason(item: ClassTransfer, effect: Effect) -> str:
             f"The shortcut does little here: recall is {recall} (at home {home}), exchanging its orbits"
             f" costs {_points(item.replaced.difference)}, and those of the audit's own images bring back"
             f" {_points(item.restored.difference)}."
+        )
+    if _is_everywhere(item):
+        return (
+            f"Recall is {recall} (at home {home}) and hangs on the shortcut's orbits: without them"
+            f" it falls by {_points(item.removed.difference)}. But those of other classes here do as"
+            f" well, and {_percent(item.false_calls.value)} of their images are called {name}: more than"
+            " one class here carries the cue, and recall says little."
         )
     return (
         f"Not clear: recall is {recall} (at home {home}); exchanging the shortcut's orbits costs"
@@ -462,22 +496,34 @@ def _mean(rates: Sequence[Rate]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _mismapped(images: AuditImages, there: ShiftedImages, predicted: NDArray[np.int32]) -> list[str]:
-    """Classes whose images go to one other class as a rule: a wrong label map looks like this."""
+def _mismapped(images: AuditImages, there: ShiftedImages, predicted: NDArray[np.int32]) -> dict[str, str]:
+    """Classes whose images go to one other class as a rule, and no other class's do: a wrong label map
+    looks like this. Where several go to one, that is a class that takes what the model does not know."""
     names = dict(zip(images.outputs, images.class_names, strict=True))
-    found = []
+    first_of: dict[int, tuple[int, float]] = {}
     for index, rows in enumerate(there.rows):
-        own, home = predicted[slice(*rows)], predicted[slice(*images.judge_rows[index])]
+        if rows[0] < rows[1]:
+            calls, counts = np.unique(predicted[slice(*rows)], return_counts=True)
+            first_of[index] = int(calls[counts.argmax()]), float(counts.max() / counts.sum())
+    taken = [first for first, _ in first_of.values()]
+    found = {}
+    for index, (first, share) in first_of.items():
         output = images.outputs[index]
-        if not len(own) or float(np.mean(home == output)) < _WELL_AT_HOME:
+        own = float(np.mean(predicted[slice(*there.rows[index])] == output))
+        home = float(np.mean(predicted[slice(*images.judge_rows[index])] == output))
+        if home < _WELL_AT_HOME or first == output or taken.count(first) > 1:
             continue
-        calls, counts = np.unique(own, return_counts=True)
-        first, share = int(calls[counts.argmax()]), float(counts.max() / len(own))
-        if first != output and share >= _MISMAPPED and float(np.mean(own == output)) < _HARDLY:
+        if share >= _MISMAPPED and own < _HARDLY:
             called = names.get(first, f"output {first}")
-            found.append(
+            found[names[output]] = (
                 f"{_percent(share)} of the images that stand for “{names[output]}” in {there.name} are"
-                f" called “{called}”, and {_percent(float(np.mean(own == output)))} by their class: is"
-                " the label map right?"
+                f" called “{called}”, and {_percent(own)} by their class: is the label map right?"
             )
     return found
+
+
+def _doubted(item: ClassTransfer, doubt: str | None) -> ClassTransfer:
+    """A class that may be mapped wrongly has no effect that could be relied on."""
+    if doubt is None or item.effect == "no effect":
+        return item
+    return item.model_copy(update={"effect": "inconclusive", "reason": doubt, "needed": ""})

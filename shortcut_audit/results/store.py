@@ -153,11 +153,12 @@ def forget_map_so_far(folder: Path) -> None:
         (folder / f"{MAP_SO_FAR_FILE}.{suffix}").unlink(missing_ok=True)
 
 
-def load_result(folder: Path) -> AuditResult:
+def load_result(folder: str | Path) -> AuditResult:
     """Read a finished audit back.
 
     Raises ResultError when there is none, it is unfinished, damaged, or of a newer format.
     """
+    folder = Path(folder)
     path = folder / RESULT_FILE
     if not path.is_file():
         state = read_state(folder)

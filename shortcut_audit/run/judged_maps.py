@@ -357,7 +357,18 @@ def _notes(
     """What a reader must know before trusting a number."""
     run, other = judgement.run, judgement.other.name
     notes = [_on_images(judgement, images, prepared.subject.images)]
-    if prepared.model.digest == judgement.result.model.digest:
+    moments = [
+        (made.preprocessing.mean, made.preprocessing.std)
+        for made in (judgement.result.model, prepared.model)
+    ]
+    if moments[0] != moments[1] and prepared.model.digest == judgement.result.model.digest:
+        notes.append(
+            f"{other} has the weights of {run}, but its images are normalised otherwise"
+            f" (mean {_numbers(moments[1][0])}, std {_numbers(moments[1][1])}; {run} had"
+            f" {_numbers(moments[0][0])}"
+            f" and {_numbers(moments[0][1])}): give --mean and --std as the run had them."
+        )
+    elif prepared.model.digest == judgement.result.model.digest:
         notes.append(f"{other} has the weights of {run}: this is the run's own model once more.")
     full = [item.there.tpr_full for item in by_class]
     accuracy = Rate(hits=sum(rate.hits for rate in full), n=sum(rate.n for rate in full))
@@ -388,6 +399,10 @@ def _notes(
     if skipped:
         notes.append(f"{skipped} unreadable images were left out.")
     return tuple(note for note in notes if note)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _on_images(judgement: Judgement, images: Images, used: AuditImages) -> str:

@@ -179,7 +179,7 @@ class _Work:
         return self.folder / f"{digest[:16]}.json"
 
     def _content(self, case: Case) -> str:
-        """Digest of the images that a case is tested on: other ones may lie under the same path by now."""
+        """Digest of the images that a case is tested on: others may lie under the same path by now."""
         key = case.model_dump_json()
         if key not in self.digests:
             pixels, labels = self.images.split("test", self.amounts.n_test, case)

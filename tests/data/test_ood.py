@@ -314,7 +314,11 @@ def test_copies_of_searched_images_are_noted() -> None:
     assert 0 < n_copies <= 4
     assert record.notes == (
         f"{n_copies} of 22 images of o are exact copies of images that were searched on.",
+        f"{4 - n_copies} of 22 images of o are exact copies of judgement images, and are compared with"
+        " them as other images.",
     )
+    twice = [*random_images(6, 3, SHAPE, 5)]
+    assert "Only 18 of the 20 images" in only(opened(HOME, {"o": [*twice, *twice[:2]]}))[1].notes[0]
     assert only(opened(HOME, {"o": random_images(6, 3, SHAPE, 5)}))[1].notes == ()
 
 

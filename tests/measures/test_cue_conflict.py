@@ -47,3 +47,10 @@ def test_every_answer_is_counted_once(rows: list[tuple[int, int, int]]) -> None:
     assert counts.n == len(rows)
     assert counts.n_shape == sum(a == s for a, s, _ in rows)
     assert counts.n_texture == sum(a == t for a, _, t in rows)
+
+
+def test_an_output_of_no_group_that_is_far_ahead_hides_no_answer() -> None:
+    for ahead in (5.0, 1000.0):
+        answers = answers_of(torch.tensor([[0.0, 1.0, ahead]]), [[0], [1]])
+        assert answers.among_groups.tolist() == [1]
+        assert answers.among_all.tolist() == [-1]

@@ -652,7 +652,8 @@ def test_rates_at_home_are_those_of_the_audit() -> None:
     assert result.transfer is not None
     (same,) = result.transfer.by_set
     assert same.set.paired
-    assert same.set.notes == ()
+    (note,) = same.set.notes
+    assert "the audit's own judgement images, pixel by pixel" in note
     assert same.accuracy == same.accuracy_home
     for item, own in zip(same.by_class, result.shortcuts.by_class, strict=True):
         assert item.recall == item.recall_home == own.tpr_full
