@@ -154,13 +154,21 @@ def _from_table(spec: str, path: Path) -> CueImages:
 
 
 def _loose_files(folder: Path) -> list[Path]:
-    """Image files right in `folder`, where it has no folders of its own."""
+    """Image files right in `folder`; none where it has folders of its own instead.
+
+    Raises DataError for both: the files would be left out without a word.
+    """
     if not folder.is_dir():
         return []
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
-    if any(entry.is_dir() for entry in entries):
-        return []
-    return [entry for entry in entries if entry.suffix.lower() in _ENDINGS]
+    files = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in _ENDINGS]
+    if files and any(entry.is_dir() for entry in entries):
+        raise DataError(
+            f"{folder} has {len(files)} image{'s' if len(files) > 1 else ''} beside its folders"
+            f" ({files[0].name}).",
+            "Put all images into folders of shapes, or all of them right here.",
+        )
+    return files
 
 
 def _files(spec: str, paths: Sequence[Path], root: Path) -> FilesSource:
@@ -231,6 +239,13 @@ def _labelled(source: ImageSource, pairs: Sequence[tuple[str, str]]) -> CueImage
     if not pairs:
         raise DataError(f"{source.spec} holds no image.", f"{_NAMES_SAY}, {_OTHER_WAYS}")
     names = tuple(sorted({name for pair in pairs for name in pair}))
+    folded: dict[str, str] = {}
+    for name in names:
+        if folded.setdefault(name.casefold(), name) != name:
+            raise DataError(
+                f"Classes {folded[name.casefold()]!r} and {name!r} of {source.spec} differ in case alone.",
+                "Spell each class in one way.",
+            )
     number = {name: label for label, name in enumerate(names)}
     shape, texture = (np.array([number[pair[side]] for pair in pairs], dtype=np.int64) for side in (0, 1))
     return CueImages(source, names, shape, texture)

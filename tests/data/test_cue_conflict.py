@@ -64,6 +64,15 @@ def test_one_folder_of_files_will_do(tmp_path: Path) -> None:
     ]
 
 
+def test_images_beside_the_folders_and_two_spellings_are_refused(tmp_path: Path) -> None:
+    root = save_files(tmp_path / "mixed", "cat/cat1-dog1.png", "dog/dog2-cat3.png", "loose1-cat3.png")
+    with pytest.raises(DataError, match=r"has 1 image beside its folders \(loose1-cat3.png\)"):
+        open_cue_conflict(str(root))
+    root = save_files(tmp_path / "spelt", "Cat1-dog1.png", "dog2-cat3.png")
+    with pytest.raises(DataError, match="'Cat' and 'cat' of .* differ in case alone"):
+        open_cue_conflict(str(root))
+
+
 def test_a_split_and_a_tar_are_read_by_their_names(tmp_path: Path) -> None:
     root = save_files(tmp_path / "set", "test/cat/cat1-dog2.png", "test/dog/dog1-cat2.png")
     wanted = [("cat1-dog2.png", "cat", "dog"), ("dog1-cat2.png", "dog", "cat")]
