@@ -243,7 +243,8 @@ def _labelled(source: ImageSource, pairs: Sequence[tuple[str, str]]) -> CueImage
     for name in names:
         if folded.setdefault(name.casefold(), name) != name:
             raise DataError(
-                f"Classes {folded[name.casefold()]!r} and {name!r} of {source.spec} differ in case alone.",
+                f"Classes {folded[name.casefold()]!r} and {name!r} of {source.spec} differ in case"
+                " alone.",
                 "Spell each class in one way.",
             )
     number = {name: label for label, name in enumerate(names)}
