@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from shortcut_audit.data.pixels import AuditImages, ShiftedImages
 from shortcut_audit.measures.interface import Outline
 from shortcut_audit.measures.transfer_bands import BandSums, band_changes
+from shortcut_audit.measures.transfer_groups import groups_of, mismapped
 from shortcut_audit.measures.trials import PAIRS_FROM, Trial
 from shortcut_audit.measures.verdicts import EFFECT, RULED_OUT, SIGNIFICANT
 from shortcut_audit.results.counts import Paired, Rate
@@ -34,11 +35,10 @@ from shortcut_audit.results.transfer_findings import (
     ClassTransfer,
     CurvePoint,
     Effect,
-    GroupPoint,
     SetTransfer,
 )
 
-__all__ = ["ClassOutcomes", "Parts", "effects_of", "groups_of", "set_transfer"]
+__all__ = ["ClassOutcomes", "Parts", "effects_of", "set_transfer"]
 
 Outcome = NDArray[np.bool_]
 Outcomes = Mapping[Trial, Outcome]
@@ -47,9 +47,6 @@ Outcomes = Mapping[Trial, Outcome]
 _N_QUESTIONS = 2
 # Multiples of the images there were that are looked at for what would decide an open case.
 _FACTORS = (1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
-_THRESHOLDS = tuple(n / 10 for n in range(1, 10))
-# A class whose images go to one other class so often, and hardly ever to its own, may be mapped wrongly.
-_MISMAPPED, _HARDLY, _WELL_AT_HOME = 0.6, 0.2, 0.6
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def set_transfer(
         )
         for each in outcomes
     ]
-    doubts = _mismapped(images, there, predicted)
+    doubts = mismapped(images, there, predicted)
     classes = [_doubted(item, doubts.get(item.class_name)) for item in effects_of(counted)]
     in_set = [n for n, (start, stop) in enumerate(there.rows) if start < stop]
     home = _rows_at_home(images, there, in_set)
@@ -469,57 +466,6 @@ def _scaled(pair: Paired, factor: float) -> Paired:
         math.floor(count * factor) for count in (pair.both, pair.only_first, pair.only_second)
     )
     return Paired(n=math.ceil(pair.n * factor), both=both, only_first=first, only_second=second)
-
-
-def groups_of(items: Sequence[ClassTransfer]) -> tuple[GroupPoint, ...]:
-    """HFSS's curves: classes that their map alone recalls at home, against the others."""
-    points = []
-    for threshold in _THRESHOLDS:
-        above = [item for item in items if (item.tpr_kept_home.value or 0.0) > threshold]
-        below = [item for item in items if (item.tpr_kept_home.value or 0.0) <= threshold]
-        points.append(
-            GroupPoint(
-                threshold=threshold,
-                n_above=len(above),
-                n_below=len(below),
-                full_above=_mean([item.recall for item in above]),
-                full_below=_mean([item.recall for item in below]),
-                kept_above=_mean([item.tpr_kept for item in above]),
-                kept_below=_mean([item.tpr_kept for item in below]),
-            )
-        )
-    return tuple(points)
-
-
-def _mean(rates: Sequence[Rate]) -> float | None:
-    values = [rate.value for rate in rates if rate.value is not None]
-    return float(np.mean(values)) if values else None
-
-
-def _mismapped(images: AuditImages, there: ShiftedImages, predicted: NDArray[np.int32]) -> dict[str, str]:
-    """Classes whose images go to one other class as a rule, and no other class's do: a wrong label map
-    looks like this. Where several go to one, that is a class that takes what the model does not know."""
-    names = dict(zip(images.outputs, images.class_names, strict=True))
-    first_of: dict[int, tuple[int, float]] = {}
-    for index, rows in enumerate(there.rows):
-        if rows[0] < rows[1]:
-            calls, counts = np.unique(predicted[slice(*rows)], return_counts=True)
-            first_of[index] = int(calls[counts.argmax()]), float(counts.max() / counts.sum())
-    taken = [first for first, _ in first_of.values()]
-    found = {}
-    for index, (first, share) in first_of.items():
-        output = images.outputs[index]
-        own = float(np.mean(predicted[slice(*there.rows[index])] == output))
-        home = float(np.mean(predicted[slice(*images.judge_rows[index])] == output))
-        if home < _WELL_AT_HOME or first == output or taken.count(first) > 1:
-            continue
-        if share >= _MISMAPPED and own < _HARDLY:
-            called = names.get(first, f"output {first}")
-            found[names[output]] = (
-                f"{_percent(share)} of the images that stand for “{names[output]}” in {there.name} are"
-                f" called “{called}”, and {_percent(own)} by their class: is the label map right?"
-            )
-    return found
 
 
 def _doubted(item: ClassTransfer, doubt: str | None) -> ClassTransfer:

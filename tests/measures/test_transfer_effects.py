@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from judged import pair
 
 from shortcut_audit.measures import transfer_effects
-from shortcut_audit.measures.transfer_effects import effects_of, groups_of
+from shortcut_audit.measures.transfer_effects import effects_of
+from shortcut_audit.measures.transfer_groups import groups_of
 from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.statistics import (
     adjusted_p_values,

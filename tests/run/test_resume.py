@@ -63,6 +63,8 @@ def start(folder: Path, nap: str) -> subprocess.Popen[bytes]:
         env={**os.environ, "NAP": nap},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # Where the tests run in the background of a shell, Ctrl-C would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
