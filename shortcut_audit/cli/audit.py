@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
 from shortcut_audit.cli.options import (
+    parse_batch_size,
     parse_counts,
     parse_named,
     parse_names,
     parse_numbers,
     parse_resolution,
     parse_size,
+    read_names,
     refuse_nesting,
 )
+from shortcut_audit.cli.terminal import console, say
 from shortcut_audit.errors import SettingsError, printable
 from shortcut_audit.results.search_options import USED_BY, idle_sentence, idle_settings
 from shortcut_audit.results.settings import AuditSettings, SearchName, settings_from
@@ -146,7 +148,7 @@ def audit(
             "seed": seed,
             "device": device,
             "dtype": dtype,
-            "batch_size": _batch_size(batch_size),
+            "batch_size": parse_batch_size(batch_size),
             "examples": examples,
             "skip_unreadable": skip_unreadable,
         }
@@ -156,7 +158,7 @@ def audit(
     pixels = parse_size(size)
     others, maps = parse_named("ood", ood), parse_named("label-map", label_map)
     _refuse_unmatched(others, maps)
-    names = _lines(output_names)
+    names = read_names(output_names)
     from shortcut_audit.results.store import check_folder
     from shortcut_audit.results.truth import find_truth
 
@@ -164,7 +166,7 @@ def audit(
     refuse_nesting(data, out)
     for further in others.values():
         refuse_nesting(further, out, "ood")
-    with _console().status("Opening the images and the model ..."):
+    with console().status("Opening the images and the model ..."):
         from shortcut_audit.data.label_maps import load_label_map
         from shortcut_audit.data.ood import OodSet, mapped_labels
         from shortcut_audit.data.pixels import choose_images
@@ -229,38 +231,38 @@ def run_and_show(
     from shortcut_audit.results.store import ARRAYS_FILE, RESULT_FILE
     from shortcut_audit.run.audit import run_audit
 
-    console = _console()
-    with Bar(_console(stderr=True)) as bar:
+    screen = console()
+    with Bar(console(stderr=True)) as bar:
         result = run_audit(request, out, progress=bar)
-    with console.status("Writing the page ..."):
+    with screen.status("Writing the page ..."):
         page = write_report(result, out)
     pre = result.model.preprocessing
-    _say(
+    say(
         f"Images are {pre.channels} x {pre.height} x {pre.width}, {pre.geometry}; mean"
         f" {', '.join(f'{m:g}' for m in pre.mean)}, std {', '.join(f'{s:g}' for s in pre.std)}"
         f" (says {pre.source})."
     )
-    _say("")
-    _say(headline(result))
+    say("")
+    say(headline(result))
     for sentence in search_sentences(result):
-        _say(sentence)
-    print_classes(console, result)
+        say(sentence)
+    print_classes(screen, result)
     told, n_more = reasons(result, _MAX_REASONS)
     for item, reason in told:
-        _say(f"{item.verdict.capitalize()}: {reason}")
+        say(f"{item.verdict.capitalize()}: {reason}")
     if n_more:
-        _say(f"... and {n_more} more, on the page.")
+        say(f"... and {n_more} more, on the page.")
     for sentence in (*transfer_sentences(result), *corruption_sentences(result)):
-        _say(sentence)
+        say(sentence)
     for note in result.notes:
-        _say(f"Note: {note}")
+        say(f"Note: {note}")
     for sentence in truth_sentences(result):
-        _say(sentence)
-    _say(
+        say(sentence)
+    say(
         f"\n{result.image_passes:,} image passes in {duration(result.timing.measuring_seconds)}"
         f" of measuring. Numbers: {out / RESULT_FILE}, {out / ARRAYS_FILE}"
     )
-    _say(f"Page: {page}")
+    say(f"Page: {page}")
 
 
 def _refuse_unmatched(others: dict[str, str], maps: dict[str, str]) -> None:
@@ -297,10 +299,10 @@ def _show_estimate(request: AuditRequest) -> None:
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.run.audit import estimate_audit
 
-    with Bar(_console(stderr=True)) as bar:
+    with Bar(console(stderr=True)) as bar:
         estimate = estimate_audit(request, progress=bar)
     for line in estimate_lines(estimate, request.settings):
-        _say(line)
+        say(line)
 
 
 def estimate_lines(estimate: Estimate, settings: AuditSettings) -> list[str]:
@@ -342,40 +344,3 @@ def _why(estimate: Estimate, settings: AuditSettings) -> str:
         return ""
     reason = estimate.search_reason or "the model has a gradient, and there is much to probe"
     return f" (taken by auto: {reason})"
-
-
-def _say(text: str) -> None:
-    """Print plain text: names of the user's are no markup, and steer no terminal."""
-    typer.echo(
-        "".join(c if c == "\n" or unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
-    )
-
-
-def _console(stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(
-            f"--batch-size {text!r} is neither a number nor auto.", "Try --batch-size auto."
-        ) from None
-
-
-def _lines(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SettingsError(
-            f"--output-names {path} cannot be read: {reason}.", "Give a text file, one name a line."
-        ) from error
-    return [line.strip() for line in lines if line.strip()]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import typer
 
-from shortcut_audit.cli.options import parse_numbers, parse_size, refuse_nesting
-from shortcut_audit.errors import SettingsError, printable
+from shortcut_audit.cli.options import (
+    parse_batch_size,
+    parse_numbers,
+    parse_size,
+    read_names,
+    refuse_nesting,
+)
+from shortcut_audit.cli.terminal import plain, say
+from shortcut_audit.errors import printable
 from shortcut_audit.results.cue_settings import CueConflictSettings, cue_settings_from
 
 if TYPE_CHECKING:
@@ -92,13 +98,13 @@ def cue_conflict(
             "seed": seed,
             "device": device,
             "dtype": dtype,
-            "batch_size": _batch_size(batch_size),
+            "batch_size": parse_batch_size(batch_size),
             "skip_unreadable": skip_unreadable,
         }
     )
     moments = {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
     pixels = parse_size(size)
-    names = _names(output_names)
+    names = read_names(output_names)
     refuse_nesting(data, out)
     from shortcut_audit.run.cue_conflict import (
         CueConflictRequest,
@@ -145,8 +151,8 @@ def cue_conflict(
         result = run_cue_conflict(request, out, progress=bar)
     page = write_cue_page(result, out)
     _show(console, result)
-    _say(f"\nNumbers: {out / 'cue_conflict.json'}, {out / 'cue_conflict.csv'}")
-    _say(f"Page: {page}")
+    say(f"\nNumbers: {out / 'cue_conflict.json'}, {out / 'cue_conflict.csv'}")
+    say(f"Page: {page}")
 
 
 def _n_outputs(grouping: Grouping | LabelMap | None, class_names: tuple[str, ...]) -> int | None:
@@ -169,7 +175,7 @@ def _show(console: Console, result: CueConflictResult) -> None:
     from shortcut_audit.report.cue_conflict_page import by_shape_bias, cue_headline, cue_sentences
     from shortcut_audit.report.summary import percent
 
-    _say(cue_headline(result))
+    say(cue_headline(result))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("class of the shape", overflow="fold", max_width=24)
     for column in ("n", "shape", "texture", "neither", "shape bias", "95%", "accuracy"):
@@ -178,7 +184,7 @@ def _show(console: Console, result: CueConflictResult) -> None:
         counts = item.among_groups
         bias = counts.shape_bias
         table.add_row(
-            Text(_plain(item.class_name)),
+            Text(plain(item.class_name)),
             *(str(count) for count in (counts.n, counts.n_shape, counts.n_texture, counts.n_neither)),
             percent(bias.value),
             f"{100 * bias.low:.0f}–{100 * bias.high:.0f}" if bias.n else "–",
@@ -186,41 +192,8 @@ def _show(console: Console, result: CueConflictResult) -> None:
         )
     console.print(table)
     if len(result.by_class) > MAX_ROWS:
-        _say(f"... and {len(result.by_class) - MAX_ROWS} more classes, on the page and in the table.")
+        say(f"... and {len(result.by_class) - MAX_ROWS} more classes, on the page and in the table.")
     for sentence in cue_sentences(result):
-        _say(sentence)
+        say(sentence)
     for note in result.notes:
-        _say(f"Note: {note}")
-
-
-def _say(text: str) -> None:
-    typer.echo("\n".join(_plain(line) for line in text.split("\n")))
-
-
-def _plain(text: str) -> str:
-    """Names of the user's steer no terminal."""
-    return "".join(c if unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
-
-
-def _batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(
-            f"--batch-size {text!r} is neither a number nor auto.", "Try --batch-size auto."
-        ) from None
-
-
-def _names(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SettingsError(
-            f"--output-names {path} cannot be read: {reason}.", "Give a text file, one name a line."
-        ) from error
-    return [line.strip() for line in lines if line.strip()]
+        say(f"Note: {note}")

@@ -9,12 +9,14 @@ from pathlib import Path
 from shortcut_audit.errors import SettingsError
 
 __all__ = [
+    "parse_batch_size",
     "parse_counts",
     "parse_named",
     "parse_names",
     "parse_numbers",
     "parse_resolution",
     "parse_size",
+    "read_names",
     "refuse_nesting",
 ]
 
@@ -108,3 +110,29 @@ def parse_resolution(text: str) -> str:
             "Give auto, orbits, patches:SIDE or tiles:RINGSxSECTORS, as in --resolution tiles:8x12",
         )
     return text
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number, or None for `auto`. Raises SettingsError."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(
+            f"--batch-size {text!r} is neither a number nor auto.", "Try --batch-size auto."
+        ) from None
+
+
+def read_names(path: Path | None) -> list[str] | None:
+    """Names of the outputs from the file of `--output-names`, one a line. Raises SettingsError."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SettingsError(
+            f"--output-names {path} cannot be read: {reason}.", "Give a text file, one name a line."
+        ) from error
+    return [line.strip() for line in lines if line.strip()]

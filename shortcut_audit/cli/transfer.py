@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from shortcut_audit.cli.audit import _batch_size, _console, _lines, _say
-from shortcut_audit.cli.options import parse_numbers, parse_size, refuse_nesting
+from shortcut_audit.cli.options import (
+    parse_batch_size,
+    parse_numbers,
+    parse_size,
+    read_names,
+    refuse_nesting,
+)
+from shortcut_audit.cli.terminal import console, say
 from shortcut_audit.errors import SettingsError, printable
 
 if TYPE_CHECKING:
@@ -86,18 +92,18 @@ def transfer(
             "Give both, or neither to compare maps alone.",
         )
     moments = {"mean": parse_numbers("mean", mean), "std": parse_numbers("std", std)}
-    pixels, names = parse_size(size), _lines(output_names)
-    changes: dict[str, object] = {"device": device, "batch_size": _batch_size(batch_size)}
+    pixels, names = parse_size(size), read_names(output_names)
+    changes: dict[str, object] = {"device": device, "batch_size": parse_batch_size(batch_size)}
     changes |= {"dtype": dtype} if dtype is not None else {}
     changes |= {"images_per_class": images_per_class} if images_per_class is not None else {}
     changes |= {"skip_unreadable": True} if skip_unreadable else {}
-    with _console().status("Reading the runs ..."):
+    with console().status("Reading the runs ..."):
         named = load_runs(runs)
         check_transfer_folder(out, named)
     source, others, mapped = None, [], None
     if data is not None:
         refuse_nesting(data, out)
-        with _console().status("Opening the images and the models ..."):
+        with console().status("Opening the images and the models ..."):
             from shortcut_audit.data.label_maps import load_label_map
             from shortcut_audit.data.sources import open_source
 
@@ -184,10 +190,10 @@ def _show_estimates(request: TransferRequest) -> None:
     from shortcut_audit.cli.progress import Bar
     from shortcut_audit.run.model_transfer import estimate_transfer
 
-    with Bar(_console(stderr=True)) as bar:
+    with Bar(console(stderr=True)) as bar:
         estimates = estimate_transfer(request, progress=bar)
     for line in estimate_lines(estimates):
-        _say(line)
+        say(line)
 
 
 def estimate_lines(estimates: Sequence[JudgementEstimate]) -> list[str]:
@@ -219,14 +225,14 @@ def _run_and_show(request: TransferRequest, out: Path) -> None:
     from shortcut_audit.report.model_transfer_page import write_transfer_page
     from shortcut_audit.run.model_transfer import run_transfer
 
-    console = _console()
-    with Bar(_console(stderr=True)) as bar:
+    screen = console()
+    with Bar(console(stderr=True)) as bar:
         result = run_transfer(request, out, progress=bar)
-    with console.status("Writing the page ..."):
+    with screen.status("Writing the page ..."):
         page = write_transfer_page(result, out)
     _show(result)
-    _say(f"Numbers: {out / 'transfer.json'} and the .csv files beside it")
-    _say(f"Page: {page}")
+    say(f"Numbers: {out / 'transfer.json'} and the .csv files beside it")
+    say(f"Page: {page}")
 
 
 def _show(result: ModelTransferResult) -> None:
@@ -241,23 +247,23 @@ def _show(result: ModelTransferResult) -> None:
     )
     from shortcut_audit.report.summary import duration
 
-    _say(transfer_headline(result))
+    say(transfer_headline(result))
     for judged in result.judged:
         _print_classes(judged)
         told = [item for item in by_outcome(judged) if item.outcome != "neither"]
         for item in told[:_MAX_SENTENCES]:
-            _say(class_sentence(judged, item))
+            say(class_sentence(judged, item))
         if len(told) > _MAX_SENTENCES:
-            _say(f"... and {len(told) - _MAX_SENTENCES} more, on the page.")
+            say(f"... and {len(told) - _MAX_SENTENCES} more, on the page.")
     if result.agreements:
         _print_matrix(result)
     for note in transfer_notes(result):
-        _say(f"Note: {note}")
+        say(f"Note: {note}")
     for sentence in dropped_sentences(result.dropped):
-        _say(f"Left out: {sentence}")
-    _say(f"\n{cost_sentence(result)}")
+        say(f"Left out: {sentence}")
+    say(f"\n{cost_sentence(result)}")
     if result.judged:
-        _say(f"{duration(result.timing.measuring_seconds)} of measuring.")
+        say(f"{duration(result.timing.measuring_seconds)} of measuring.")
 
 
 def _print_classes(judged: JudgedMaps) -> None:
@@ -268,7 +274,7 @@ def _print_classes(judged: JudgedMaps) -> None:
     from shortcut_audit.report.model_transfer_words import OUTCOMES, by_outcome
     from shortcut_audit.report.verdict_words import nulls_of, number_text
 
-    _say(
+    say(
         f"\n{judged.run} judged on {judged.model}, each pair of numbers of its own model / there. Turned:"
         " other images called by the class once given its orbits; null: the most that other orbits did;"
         " called: the class's own images."
@@ -299,9 +305,9 @@ def _print_classes(judged: JudgedMaps) -> None:
             both(number_text(here.q_value), number_text(there.q_value)),
             both(_whole(here.tpr_full.value), _whole(there.tpr_full.value)),
         )
-    _console().print(table)
+    console().print(table)
     if len(order) > _MAX_ROWS:
-        _say(f"... and {len(order) - _MAX_ROWS} more classes, on the page and in the .csv.")
+        say(f"... and {len(order) - _MAX_ROWS} more classes, on the page and in the .csv.")
 
 
 def _print_matrix(result: ModelTransferResult) -> None:
@@ -309,7 +315,7 @@ def _print_matrix(result: ModelTransferResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    _say("\nRank correlation of maps / its ceiling; on the diagonal the reliability of a run's own maps:")
+    say("\nRank correlation of maps / its ceiling; on the diagonal the reliability of a run's own maps:")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("")
     for run in result.runs:
@@ -321,7 +327,7 @@ def _print_matrix(result: ModelTransferResult) -> None:
             ceiling = "" if pair is None or run is other else f" / {_figure(pair.ceiling)}"
             cells.append(f"{_figure(value)}{ceiling}")
         table.add_row(Text(run.name), *cells)
-    _console().print(table)
+    console().print(table)
 
 
 def _whole(value: float | None) -> str:
