@@ -24,6 +24,7 @@ from shortcut_audit.measures.interface import (
 from shortcut_audit.measures.kept_maps import KeptCounts
 from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.trials import (
+    ARMS_OF_RINGS,
     PAIRS_FROM,
     Partners,
     Trial,
@@ -258,13 +259,7 @@ def trial_of(what: str, rung: Rung) -> Trial:
     """A trial of a rung, or the one of a ring that stands for it."""
     if rung.ring is None:
         return Trial(what, rung.n_orbits)  # type: ignore[arg-type]
-    arms = {
-        "transplant": "ring",
-        "transplant foreign": "ring foreign",
-        "erase": "erase ring",
-        "remove": "remove ring",
-    }
-    return Trial(arms[what], ring_number(rung))  # type: ignore[arg-type]
+    return Trial(ARMS_OF_RINGS[what], ring_number(rung))
 
 
 def ring_number(rung: Rung) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shortcut_audit.results.cue_conflict import CueCounts
 
-__all__ = ["Answers", "answers_of", "count_answers", "group_probabilities"]
+__all__ = ["Answers", "answers_of", "count_answers", "group_log_probabilities"]
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,26 @@ class Answers:
     among_all: NDArray[np.int64]
 
 
-def group_probabilities(logits: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
-    """Mean probability (B, G) of each group of outputs, from logits (B, K).
+def group_log_probabilities(logits: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
+    """Logarithm of the mean probability (B, G) of each group of outputs, from logits (B, K).
 
     The mean of the softmax over the members, not their sum, so that a group is not likelier for being
-    large (Geirhos et al., 2019). In double precision.
+    large (Geirhos et al., 2019). In double precision, and in logarithms: where an output of no group is
+    far ahead, all probabilities would round to 0.
     """
-    probabilities = torch.softmax(logits.detach().cpu().double(), dim=1)
-    return torch.stack([probabilities[:, list(members)].mean(dim=1) for members in outputs], dim=1)
+    logarithms = torch.log_softmax(logits.detach().cpu().double(), dim=1)
+    return torch.stack(
+        [logarithms[:, list(members)].logsumexp(dim=1) - math.log(len(members)) for members in outputs],
+        dim=1,
+    )
 
 
 def answers_of(logits: Tensor, outputs: Sequence[Sequence[int]]) -> Answers:
     """What logits (B, K) answer, by groups of outputs. Among equals the first one is the answer."""
-    # In logarithms: where an output of no group is far ahead, all probabilities round to 0.
-    logarithms = torch.log_softmax(logits.detach().cpu().double(), dim=1)
-    scores = torch.stack(
-        [logarithms[:, list(members)].logsumexp(dim=1) - math.log(len(members)) for members in outputs],
-        dim=1,
-    )
     group_of = torch.full((logits.shape[1],), -1, dtype=torch.int64)
     for number, members in enumerate(outputs):
         group_of[list(members)] = number
-    among_groups = scores.argmax(dim=1)
+    among_groups = group_log_probabilities(logits, outputs).argmax(dim=1)
     among_all = group_of[logits.detach().cpu().double().argmax(dim=1)]
     return Answers(among_groups.numpy(), among_all.numpy())
 

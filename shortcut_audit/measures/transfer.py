@@ -37,7 +37,7 @@ from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.shortcuts import NAME as SHORTCUTS
 from shortcut_audit.measures.transfer_bands import BAND_NAMES, BandSums, run_bands
 from shortcut_audit.measures.transfer_effects import ClassOutcomes, Parts, set_transfer
-from shortcut_audit.measures.trials import PAIRS_FROM, Partners, Trial
+from shortcut_audit.measures.trials import ARMS_OF_RINGS, PAIRS_FROM, Partners, Trial
 from shortcut_audit.results.findings import Finding
 from shortcut_audit.results.shortcut_findings import VERDICTS, Verdict
 from shortcut_audit.results.transfer_findings import TransferFinding
@@ -74,13 +74,7 @@ class _Case:
         """A trial of the best rung, or the one of a ring that stands for it."""
         if self.ring is None:
             return Trial(what, self.n_orbits)  # type: ignore[arg-type]
-        arms = {
-            "transplant": "ring",
-            "transplant foreign": "ring foreign",
-            "erase": "erase ring",
-            "remove": "remove ring",
-        }
-        return Trial(arms[what], self.ring)  # type: ignore[arg-type]
+        return Trial(ARMS_OF_RINGS[what], self.ring)
 
 
 @dataclass(frozen=True)

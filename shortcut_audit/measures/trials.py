@@ -23,6 +23,7 @@ from shortcut_audit.measures.interface import Advance, Block, Subject, require_f
 
 __all__ = [
     "ARMS",
+    "ARMS_OF_RINGS",
     "PAIRS_FROM",
     "Arm",
     "Partners",
@@ -61,6 +62,13 @@ Arm = Literal[
     "colour foreign",
 ]
 ARMS: tuple[Arm, ...] = get_args(Arm)
+# What is done with a class's orbits, done with all orbits of a ring.
+ARMS_OF_RINGS: dict[str, Arm] = {
+    "transplant": "ring",
+    "transplant foreign": "ring foreign",
+    "erase": "erase ring",
+    "remove": "remove ring",
+}
 # Pairs of neighbouring rings are numbered behind all rings: this, and the number of the first.
 PAIRS_FROM = 100
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
-from shortcut_audit.report.environment import rendered
+from shortcut_audit.report.environment import FrameData, FrameProvenance, FrameView, rendered
 from shortcut_audit.report.figures import image_uri, png_bytes
 from shortcut_audit.report.model_transfer_figures import (
     agreement_figure,
@@ -34,31 +33,6 @@ from shortcut_audit.results.store import REPORT_FILE, write_bytes
 __all__ = ["render_transfer", "write_transfer_page"]
 
 
-@dataclass(frozen=True)
-class _View:
-    """What the page's frame asks of a result."""
-
-    provenance: object
-    notes: tuple[str, ...]
-    skipped: tuple[object, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Provenance:
-    versions: dict[str, str]
-    command: str
-    seed: int
-    data: object
-
-
-@dataclass(frozen=True)
-class _Data:
-    spec: str
-    n_used: int
-    n_available: int
-    digest: str
-
-
 def render_transfer(result: ModelTransferResult) -> str:
     """The page as text; equal results give equal bytes, whenever they were measured."""
     agreement = image_uri(png_bytes(agreement_figure(result)), "png") if result.agreements else None
@@ -70,7 +44,7 @@ def render_transfer(result: ModelTransferResult) -> str:
     return rendered(
         "model_transfer.html.j2",
         {"number": number_text, "share": shares_text},
-        result=_View(_provenance(result), transfer_notes(result)),
+        result=FrameView(_provenance(result), transfer_notes(result)),
         transfer=result,
         truth_sentences=[],
         headline=transfer_headline(result),
@@ -91,7 +65,7 @@ def render_transfer(result: ModelTransferResult) -> str:
     )
 
 
-def _provenance(result: ModelTransferResult) -> _Provenance:
+def _provenance(result: ModelTransferResult) -> FrameProvenance:
     """What was judged on; where nothing was, the images of the runs."""
     used: list[DataProvenance] = [item.provenance.data for item in result.judged] or [
         run.data for run in result.runs
@@ -102,11 +76,11 @@ def _provenance(result: ModelTransferResult) -> _Provenance:
         if len(by_digest) == 1
         else hashlib.sha256("\n".join(sorted(by_digest)).encode()).hexdigest()
     )
-    return _Provenance(
+    return FrameProvenance(
         versions=result.versions,
         command=result.command,
         seed=result.judged[0].provenance.seed if result.judged else result.runs[0].settings.seed,
-        data=_Data(
+        data=FrameData(
             spec=", ".join(dict.fromkeys(data.spec for data in used)),
             n_used=sum(data.n_used for data in by_digest.values()),
             n_available=sum({data.spec: data.n_available for data in used}.values()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from shortcut_audit.report.environment import rendered
+from shortcut_audit.report.environment import FrameData, FrameProvenance, FrameView, rendered
 from shortcut_audit.report.figures import image_uri, png_bytes
 from shortcut_audit.results.counts import Rate
 from shortcut_audit.results.selftest import (
@@ -34,31 +33,6 @@ __all__ = [
 
 # Fewer used plants, or clean classes, and one more error would move the shares by points.
 _FEW = 30
-
-
-@dataclass(frozen=True)
-class _View:
-    """What the page's frame asks of a result."""
-
-    provenance: object
-    notes: tuple[str, ...]
-    skipped: tuple[object, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Provenance:
-    versions: dict[str, str]
-    command: str
-    seed: int
-    data: object
-
-
-@dataclass(frozen=True)
-class _Data:
-    spec: str
-    n_used: int
-    n_available: int
-    digest: str
 
 
 def standing(item: ClassOutcome) -> str:
@@ -209,7 +183,7 @@ def render_selftest(result: SelfTestResult) -> str:
     return rendered(
         "selftest.html.j2",
         {},
-        result=_View(_provenance(result), _notes(result)),
+        result=FrameView(_provenance(result), _notes(result)),
         test=result,
         truth_sentences=[],
         headline=selftest_headline(result),
@@ -233,14 +207,14 @@ def _notes(result: SelfTestResult) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _provenance(result: SelfTestResult) -> _Provenance:
+def _provenance(result: SelfTestResult) -> FrameProvenance:
     digests = "\n".join(case.data_digest for case in result.cases)
     n_images = sum(case.n_images for case in result.cases)
-    return _Provenance(
+    return FrameProvenance(
         versions=result.versions,
         command=result.command,
         seed=result.seed,
-        data=_Data(
+        data=FrameData(
             spec=result.data,
             n_used=n_images,
             n_available=n_images,

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shortcut_audit.measures.cue_conflict import answers_of, count_answers, group_probabilities
+from shortcut_audit.measures.cue_conflict import answers_of, count_answers, group_log_probabilities
 
 
 def test_a_group_is_the_mean_of_its_members_and_not_their_sum() -> None:
     logits = torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]]))
     groups = [[0], [1, 2, 3]]
-    assert group_probabilities(logits, groups)[0].tolist() == pytest.approx([0.4, 0.2])
+    assert group_log_probabilities(logits, groups).exp()[0].tolist() == pytest.approx([0.4, 0.2])
     # The three together hold 0.6, and yet the one is the answer.
     assert answers_of(logits, groups).among_groups.tolist() == [0]
 
@@ -27,7 +27,7 @@ def test_the_single_largest_output_may_be_of_another_group_or_of_none() -> None:
 
 
 def test_logits_far_apart_are_no_trouble() -> None:
-    probabilities = group_probabilities(torch.tensor([[1e4, -1e4, 0.0]]), [[0, 1], [2]])
+    probabilities = group_log_probabilities(torch.tensor([[1e4, -1e4, 0.0]]), [[0, 1], [2]]).exp()
     assert probabilities[0].tolist() == [0.5, 0.0]
 
 
