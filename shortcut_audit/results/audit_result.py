@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "AuditResult", "GridShape", "SkippedImage"]
 
-FORMAT = 5
+FORMAT = 6
 
 F = TypeVar("F", bound=BaseModel)
 _NO_MODEL = "This is an audit of data, without a model."
@@ -65,7 +67,7 @@ class AuditResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[5], Field(description="Format number of this file.")] = 5
+    format: Annotated[Literal[6], Field(description="Format number of this file.")] = 6
     provenance: Provenance
     settings: AuditSettings | DataAuditSettings
     grid: GridShape
@@ -101,6 +103,33 @@ class AuditResult(BaseModel):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """One line: what was audited, on what, and how many classes came to which verdict."""
+        # Both texts are the user's; repr spells out line breaks and other control characters.
+        n = len(self.class_names)
+        on = f"{_shortened(self.provenance.data.spec)!r}, {n} class{'es' if n != 1 else ''}"
+        if self.provenance.model is None:
+            return f"AuditResult(data {on}, format {self.format})"
+        found = self._found(ShortcutsFinding)
+        verdicts = Counter(item.verdict for item in found.by_class) if found else Counter()
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        model = _shortened(self.provenance.model.architecture)
+        return f"AuditResult({model!r} on {on}: {counts}, format {self.format})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the verdict, the classes that stand worst, one picture."""
+        # By its name: a result draws nothing itself, and does not depend on what draws it.
+        text: str = import_module("shortcut_audit.report.notebook").snippet(self)
+        return text
+
+    @property
+    def plot(self) -> Any:
+        """Figures as matplotlib Axes: `result.plot.map("horse")`; see `shortcut_audit.report.plots`."""
+        # By its name, as above; plotting is loaded with the first figure.
+        return import_module("shortcut_audit.report.plots").Plots(self)
 
     @property
     def arrays(self) -> Mapping[str, NDArray[Any]]:
@@ -220,3 +249,7 @@ class AuditResult(BaseModel):
         from shortcut_audit.results.store import save_result
 
         return save_result(self, Path(folder))
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
