@@ -29,6 +29,7 @@ __all__ = [
     "claim_folder",
     "forget_map_so_far",
     "load_result",
+    "parsed_result",
     "read_arrays",
     "read_state",
     "remove_folder",
@@ -181,24 +182,7 @@ def load_result(folder: str | Path) -> AuditResult:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ResultError(f"{path} is damaged: {error}.", "Run the audit again.") from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise ResultError(
-            f"{path} has format {found}; this version reads up to {FORMAT}.",
-            "Upgrade shortcut-audit.",
-        )
-    if type(found) is int and found in (1, 2, 3, 4):
-        # Format 2 added audits of data, format 3 searches other than the exact one, format 4 verdicts,
-        # format 5 shifted images; what an older result cannot have has defaults that say so.
-        content["format"] = FORMAT
-    try:
-        result = AuditResult.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ResultError(
-            f"{path} is not a result of this tool: {where}: {first['msg']}.", "Run the audit again."
-        ) from error
+    result = parsed_result(content, path)
     arrays_path = folder / ARRAYS_FILE
     if not arrays_path.is_file():
         raise ResultError(f"{arrays_path} is missing.", "Run the audit again.")
@@ -208,6 +192,32 @@ def load_result(folder: str | Path) -> AuditResult:
             "Run the audit again.",
         )
     return result.with_arrays(read_arrays(arrays_path)[0])
+
+
+def parsed_result(content: object, path: Path) -> AuditResult:
+    """The result, without arrays, from what JSON of `path` holds; older formats are read too.
+
+    Raises ResultError where it is of a newer format, or no result.
+    """
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise ResultError(
+            f"{path} has format {found}; this version reads up to {FORMAT}.",
+            "Upgrade shortcut-audit.",
+        )
+    if type(found) is int and found in range(1, FORMAT):
+        # Format 2 added audits of data, format 3 searches other than the exact one, format 4 verdicts,
+        # format 5 shifted images, format 6 outcomes of single images and steps of examples; what an older
+        # result cannot have has defaults that say so.
+        content["format"] = FORMAT
+    try:
+        return AuditResult.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(
+            f"{path} is not a result of this tool: {where}: {first['msg']}.", "Run the audit again."
+        ) from error
 
 
 def result_schema() -> dict[str, Any]:
