@@ -205,7 +205,7 @@ def parsed_result(content: object, path: Path) -> AuditResult:
             f"{path} has format {found}; this version reads up to {FORMAT}.",
             "Upgrade shortcut-audit.",
         )
-    if type(found) is int and found in range(1, FORMAT):
+    if isinstance(content, dict) and type(found) is int and found in range(1, FORMAT):
         # Format 2 added audits of data, format 3 searches other than the exact one, format 4 verdicts,
         # format 5 shifted images, format 6 outcomes of single images and steps of examples; what an older
         # result cannot have has defaults that say so.
