@@ -87,7 +87,7 @@ def maps_judged_on(outline: Outline, class_index: int) -> NDArray[np.int64]:
 
 
 def run_kept_maps(shard: Shard, subject: Subject, block: Block, advance: Advance) -> Totals:
-    """Predictions of the block's images, how many each map calls its class, and an example."""
+    """Predictions of the block's images, which of them each map calls its class, and an example."""
     assert shard.work is not None
     kept = shard.work.arrays["kept"]
     columns = maps_judged_on(subject.outline, shard.class_index)
@@ -98,14 +98,13 @@ def run_kept_maps(shard: Shard, subject: Subject, block: Block, advance: Advance
     )
     clean = logits_in_batches(subject, block.images, advance)
     require_finite(clean, subject, shard.rows, "")
-    called = torch.zeros(len(masks), dtype=torch.int64, device=device)
+    called = torch.zeros((len(masks), shard.n_images), dtype=torch.bool, device=device)
     n_probes = shard.n_images * len(masks)
     for start in range(0, n_probes, subject.batch_size):
         probes = torch.arange(start, min(start + subject.batch_size, n_probes), device=device)
         images, maps = probes // len(masks), probes % len(masks)
         filtered = apply_mask(block.spectrum[images], masks[maps][:, None], subject.grid.width)
-        hits = subject.logits(filtered).argmax(dim=1) == outputs[maps]
-        called.index_add_(0, maps, hits.long())
+        called[maps, images] = subject.logits(filtered).argmax(dim=1) == outputs[maps]
         advance(len(probes))
     totals = {
         "columns": columns,
@@ -142,25 +141,32 @@ def _example(
 
 @dataclass
 class KeptCounts:
-    """Sums over the shards: `kept_called` images called by each map's class, `n` judged, both (n_classes
-    of the data, n_searched); `predicted` outputs of judgement images by row; `examples` by class."""
+    """Outcomes of the shards: `kept_called` images called by each map's class, `n` judged, both of shape
+    (n_classes of the data, n_searched). By class of the data, of its judgement images in order: outputs
+    `predicted`, the `columns` of the maps that they were judged under, and whether they were `kept`
+    in the class of each (n_columns, n_images). `examples` by class."""
 
     kept_called: NDArray[np.int64]
     n: NDArray[np.int64]
     predicted: dict[int, NDArray[np.int32]]
+    columns: dict[int, NDArray[np.int64]]
+    kept: dict[int, NDArray[np.bool_]]
     examples: dict[int, Totals]
 
     @classmethod
     def of(cls, outline: Outline, totals: Iterable[tuple[Shard, Totals]]) -> KeptCounts:
         """Add up."""
         shape = (outline.n_classes, len(outline.searched))
-        held = cls(np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64), {}, {})
+        held = cls(np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64), {}, {}, {}, {})
         for shard, total in totals:
             index, columns = shard.class_index, total["columns"]
-            held.kept_called[index, columns] += total["kept_called"]
+            kept = total["kept_called"].astype(np.bool_)
+            held.kept_called[index, columns] += kept.sum(axis=1)
             held.n[index, columns] += shard.n_images
             before = held.predicted.get(index, np.zeros(0, dtype=np.int32))
             held.predicted[index] = np.concatenate([before, total["predicted"]])
+            held.columns[index] = columns
+            held.kept[index] = np.concatenate([held.kept.get(index, kept[:, :0]), kept], axis=1)
             if "example" in total:
                 held.examples[index] = total
         return held

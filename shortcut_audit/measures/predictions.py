@@ -1,4 +1,4 @@
-"""What the model says of unfiltered images: accuracy and confusion, over both splits."""
+"""What the model says of unfiltered images: accuracy and confusion over both splits, and each answer."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from shortcut_audit.measures.interface import (
     logits_in_batches,
     require_finite,
 )
+from shortcut_audit.measures.outcomes import outcomes_of_images
 from shortcut_audit.results.findings import PredictionsFinding, Rate
 from shortcut_audit.results.settings import AuditSettings
 
@@ -30,10 +31,10 @@ __all__ = ["Predictions"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Counts of predicted outputs per class: one forward pass an image."""
+    """The predicted output of every image: one forward pass each."""
 
     name: str = "predictions"
-    revision: int = 1
+    revision: int = 2
 
     def relevant(self, settings: AuditSettings) -> dict[str, Any]:
         return {}
@@ -49,15 +50,16 @@ class Predictions:
     ) -> Totals:
         logits = logits_in_batches(subject, block.images, advance)
         require_finite(logits, subject, shard.rows, "")
-        predicted = logits.argmax(dim=1).cpu().numpy()
-        return {"predicted": np.bincount(predicted, minlength=logits.shape[1])}
+        return {"predicted": logits.argmax(dim=1).cpu().numpy().astype(np.int32)}
 
     def finish(
         self, outline: Outline, images: AuditImages, totals: Iterable[tuple[Shard, Totals]]
     ) -> tuple[PredictionsFinding, Arrays]:
         confusion = np.zeros((outline.n_classes, outline.n_outputs), dtype=np.int64)
+        predicted = np.zeros(images.n_used, dtype=np.int32)
         for shard, total in totals:
-            confusion[shard.class_index] += total["predicted"]
+            confusion[shard.class_index] += np.bincount(total["predicted"], minlength=outline.n_outputs)
+            predicted[slice(*shard.rows)] = total["predicted"]
         by_class = tuple(
             Rate(hits=int(row[images.outputs[index]]), n=int(row.sum()))
             for index, row in enumerate(confusion)
@@ -66,4 +68,7 @@ class Predictions:
             accuracy=Rate(hits=sum(r.hits for r in by_class), n=sum(r.n for r in by_class)),
             accuracy_by_class=by_class,
         )
-        return finding, {"predictions/confusion": confusion.astype(np.int32)}
+        return finding, {
+            "predictions/confusion": confusion.astype(np.int32),
+            **outcomes_of_images(images, predicted),
+        }

@@ -55,6 +55,7 @@ from shortcut_audit.measures.kept_maps import (
     kept_map_shards,
     run_kept_maps,
 )
+from shortcut_audit.measures.outcomes import outcomes_of_transplants, outcomes_under_maps
 from shortcut_audit.measures.searches.interface import MEASURE as MAPS
 from shortcut_audit.measures.trials import Trial
 from shortcut_audit.measures.verdicts import decided, extent_of, with_scores
@@ -77,7 +78,7 @@ class Shortcuts:
     """
 
     name: str = NAME
-    revision: int = 3
+    revision: int = 4
     split: Split = "judge"
 
     def relevant_to(self, outline: Outline) -> dict[str, Any]:
@@ -292,6 +293,8 @@ def _finding(
         arrays[f"{NAME}/order"][row, case.order] = np.arange(1, len(case.order) + 1)
         if item.best is not None:
             arrays[f"{NAME}/best"][row, orbits_of(case, item.best, outline.grid)] = True
+    arrays |= outcomes_under_maps(outline, counts)
+    arrays |= outcomes_of_transplants(outline, images, cases, items, counts)
     examples = [counts.examples[i]["example"] for i in outline.searched if i in counts.examples]
     if examples:
         arrays[f"{NAME}/examples"] = np.stack(examples)

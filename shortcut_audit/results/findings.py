@@ -74,7 +74,10 @@ class Reliability(Frozen):
 class PredictionsFinding(Frozen):
     """What the model says of the unfiltered images, search and judgement split together.
 
-    Arrays: `predictions/confusion` (n_classes, n_outputs) image counts.
+    Arrays: `predictions/confusion` (n_classes, n_outputs) image counts. Of every image used, class by
+    class, search images before judgement images (not in audits of formats below 6): `outcomes/image`
+    (n,) uint64, the first 8 bytes of the digest of its pixels; `outcomes/class` (n,) int32;
+    `outcomes/split` (n,) uint8, 0 search, 1 judgement; `outcomes/predicted` (n,) int32, outputs.
     """
 
     measure: Literal["predictions"] = "predictions"

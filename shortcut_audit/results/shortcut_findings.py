@@ -187,6 +187,13 @@ class ShortcutsFinding(Frozen):
     [0,1] of the classes that name an `example`, in order: original, only the map kept, the map removed.
     `shortcuts/evidence` (n, 3, C, H, W) of the classes' `evidence` pictures, in order: receiver as it is,
     donor, receiver with the donor's orbits.
+
+    Of single images (not in audits of formats below 6), bits packed as `numpy.packbits` does:
+    `outcomes/kept` (n_searched_classes, n_bytes), a bit a judgement image, called by the class when only
+    its map is left; `outcomes/kept_judged` the same shape but for a bit a class of the data, whether its
+    images were judged under the map. `outcomes/receiver`, `outcomes/donor` (k,) int32, pairs that the best
+    rung of the donor's class was tried on, first draw, as rows of `outcomes/image`; `outcomes/turned` (k,)
+    uint8, the receiver called by that class, bit 0: as it is, bit 1: with the donor's orbits.
     """
 
     measure: Literal["shortcuts"] = "shortcuts"

@@ -8,42 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from phases import SIZE, ReadsWaves, wavy_images
 from replicas import logits_of, ring_bins, transplant_bins
-from torch import nn
 
 import shortcut_audit as sa
 from shortcut_audit.fourier.grid import FrequencyGrid
-
-SIZE = 28
-
-
-def wave_of(label: int) -> np.ndarray:
-    """The wave (2, 3) in a class's own phase, thirds of a turn apart."""
-    y, x = np.mgrid[:SIZE, :SIZE]
-    return np.cos(2 * np.pi * ((2 * y + 3 * x) / SIZE + label / 3))
-
-
-def wavy_images(sizes: tuple[int, ...], seed: int = 0) -> list[tuple[np.ndarray, int]]:
-    """Noise, with a weak wave in the phase of the class."""
-    generator = np.random.default_rng(seed)
-    pairs = []
-    for label, n in enumerate(sizes):
-        for _ in range(n):
-            noise = 40 * generator.standard_normal((1, SIZE, SIZE))
-            pairs.append(((127 + noise + 5 * wave_of(label)).clip(0, 255).astype(np.uint8), label))
-    return pairs
-
-
-class ReadsWaves(nn.Module):
-    """Each class by the wave of its own phase."""
-
-    def __init__(self, n_classes: int) -> None:
-        super().__init__()
-        waves = [wave_of(label) for label in range(n_classes)]
-        self.register_buffer("waves", torch.from_numpy(np.stack(waves).reshape(n_classes, -1)))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1) @ self.waves.to(x.dtype).T
 
 
 def test_pictures_are_receiver_donor_and_the_one_with_the_others_orbits(run_on: Any) -> None:

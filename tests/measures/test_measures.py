@@ -62,7 +62,7 @@ def answer_to(shard: Shard, plan: Outline, says: Says) -> Totals:
         columns = np.arange(len(plan.searched))
         return {
             "columns": columns,
-            "kept_called": np.zeros(len(columns), dtype=np.int64),
+            "kept_called": np.zeros((len(columns), n), dtype=np.bool_),
             "predicted": np.full(n, shard.class_index, dtype=np.int32),
         }
     if shard.work.kind == "evidence":

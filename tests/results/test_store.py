@@ -94,12 +94,30 @@ def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path)
             del item[name]
     (folder / "result.json").write_text(json.dumps(content))
     back = sa.load_result(folder)
-    assert back.format == FORMAT == 5
+    assert back.format == FORMAT == 6
     found = back.dominant_frequencies
     assert (found.search, found.stopped, found.image_passes) == ("exact", "", None)
     assert {item.resolution for item in found.by_class} == {"orbits"}
     for table in TABLES:
         assert len(back.table(table)) == len(result.table(table))
+    assert len(render(back)) > 1000
+    assert sa.load_result(back.save(tmp_path / "again")) == back
+
+
+def test_a_result_of_format_5_is_still_read(result: AuditResult, tmp_path: Path) -> None:
+    """As it was before outcomes of single images were kept."""
+    newer = [name for name in result.arrays if name.startswith("outcomes/")]
+    assert len(newer) == 9
+    old = result.with_arrays({k: v for k, v in result.arrays.items() if k not in newer})
+    folder = old.save(tmp_path / "run")
+    content = json.loads((folder / "result.json").read_text())
+    content["format"] = 5
+    (folder / "result.json").write_text(json.dumps(content))
+    back = sa.load_result(folder)
+    assert back.format == FORMAT
+    assert back.findings == result.findings
+    for table in TABLES:
+        pd.testing.assert_frame_equal(back.table(table), result.table(table))
     assert len(render(back)) > 1000
     assert sa.load_result(back.save(tmp_path / "again")) == back
 
