@@ -1,22 +1,29 @@
-"""Figures of a result, as matplotlib figures and as PNG bytes that do not change from run to run."""
+"""Figures of a result: what is drawn into an Axes, the page's figures, and PNG bytes that do not change
+from run to run.
+
+Every picture is made by a function `draw_...` that takes the Axes to draw into. The page's figures put
+several of them side by side, at fixed places: to find places by drawing once takes longer than the
+picture. matplotlib's settings, backend and open figures are left as found.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
-from numpy.typing import NDArray
-
-mpl.use("Agg", force=False)
-
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from shortcut_audit.report.summary import importance_words
@@ -26,11 +33,19 @@ __all__ = [
     "LARGE",
     "class_figure",
     "data_class_figure",
+    "draw_adcs",
+    "draw_map",
+    "draw_radius",
+    "draw_spectra",
+    "draw_z_map",
+    "draw_z_over_radius",
     "full_plane",
+    "house_style",
     "image_uri",
     "map_bytes",
     "mean_spectra_figure",
     "picture_uri",
+    "plain_label",
     "png_bytes",
 ]
 
@@ -41,6 +56,42 @@ _QUALITIES, _ENOUGH_BYTES = (80, 60, 40), 8_000
 
 # Blue against red with a pale middle: colour-blind safe, and zero reads as nothing.
 _SIGNED = "vlag"
+# More dots than this are a picture in SVG and PDF, too.
+_MANY_DOTS = 300
+_MAX_LABEL = 24
+# Inches of the figures of one class: left edges of its three panels, their foot, side and width.
+_CLASS_SIZE = (9.6, 2.9)
+_LEFT, _FOOT, _SIDE, _WIDTH_OF_LAST = (0.66, 3.92, 7.26), 0.46, 2.12, 2.24
+# Sides of a grid from which single orbits are too small for rings around them.
+_FINE = 96
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw as all of our pictures are drawn, whatever the user's settings are; these come back after."""
+    with mpl.rc_context(_house_settings()):
+        yield
+
+
+@cache
+def _house_settings() -> dict[str, Any]:
+    """matplotlib's own settings with seaborn's ticks, for paper."""
+    # The backend belongs to the session. Its own font, which comes with it: the same on every machine.
+    own = {
+        name: value
+        for name, value in mpl.rcParamsDefault.items()
+        if not name.startswith("backend") and name != "interactive"
+    }
+    return {
+        **own,
+        **sns.axes_style("ticks"),
+        **sns.plotting_context("paper", font_scale=0.9),
+        "font.family": ["sans-serif"],
+        "font.sans-serif": ["DejaVu Sans"],
+        "svg.fonttype": "none",
+        "svg.hashsalt": "shortcut-audit",
+        "pdf.fonttype": 42,
+    }
 
 
 def full_plane(result: AuditResult, values: NDArray[Any]) -> NDArray[Any]:
@@ -55,152 +106,192 @@ def full_plane(result: AuditResult, values: NDArray[Any]) -> NDArray[Any]:
 
 def class_figure(result: AuditResult, class_name: str) -> Figure:
     """One class: its map, its place among the class spectra (ADCS), and importance over radius."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), layout="constrained")
-    names = [item.class_name for item in result.dominant_frequencies.by_class]
-    row = names.index(class_name)
-    of_data = list(result.class_names).index(class_name)
-    kept = result.arrays["dominant_frequencies/kept"][row].astype(bool)
-    importance = result.importance(class_name)
-    shared = result.dominant_frequencies.by_class[row].resolution.partition(":")[0]
-    _draw_map(axes[0], result, importance, kept, "" if shared == "orbits" else f", by {shared}")
-    _draw_adcs(axes[1], result, result.arrays["class_spectra/adcs"][of_data])
-    _draw_radius(axes[2], result, importance, kept)
+    with house_style():
+        figure, axes, bars = _three_panels()
+        draw_map(axes[0], result, class_name, bars[0])
+        draw_adcs(axes[1], result, class_name, bars[1])
+        axes[1].set_ylabel("")
+        draw_radius(axes[2], result, class_name)
     return figure
 
 
-def _extent(result: AuditResult) -> tuple[float, float, float, float]:
+def _three_panels() -> tuple[Figure, list[Axes], list[Axes]]:
+    """A figure of two square panels, each with an Axes for its colour bar, and a third panel."""
+    figure = Figure(figsize=_CLASS_SIZE)
+    width, height = _CLASS_SIZE
+    wide = (_SIDE, _SIDE, _WIDTH_OF_LAST)
+    axes = [
+        figure.add_axes((left / width, _FOOT / height, across / width, _SIDE / height))
+        for left, across in zip(_LEFT, wide, strict=True)
+    ]
+    # As high as the panel would look heavy beside it.
+    low, tall = _FOOT + 0.08 * _SIDE, 0.84 * _SIDE
+    bars = [
+        figure.add_axes(((left + _SIDE + 0.09) / width, low / height, 0.09 / width, tall / height))
+        for left in _LEFT[:2]
+    ]
+    return figure, axes, bars
+
+
+def _entitle(axes: Axes, title: str) -> None:
+    # At its own height: a title that looks for room has every label of the panel measured first.
+    axes.set_title(title, y=1.0)
+
+
+def _plane(
+    axes: Axes, result: AuditResult, values: NDArray[Any], limit: float, label: str, bar: Axes | None
+) -> None:
+    """Signed values of orbits (n_orbits,) over the plane, with a colour bar in or beside its Axes."""
     height, width = result.grid.height, result.grid.width
     left, top = -(width // 2) - 0.5, -(height // 2) - 0.5
-    return (left, left + width, top + height, top)
-
-
-def _draw_map(
-    axes: Axes,
-    result: AuditResult,
-    importance: NDArray[np.float32],
-    kept: NDArray[np.bool_],
-    shared: str,
-) -> None:
-    shown = importance.astype(float).copy()
-    # DC is another thing altogether (the mean colour) and would drown all waves.
-    shown[0] = np.nan
-    limit = float(np.nanpercentile(np.abs(shown), 99.5)) or 1.0
     image = axes.imshow(
-        full_plane(result, shown),
-        extent=_extent(result),
+        full_plane(result, values),
+        extent=(left, left + width, top + height, top),
         cmap=_SIGNED,
         vmin=-limit,
         vmax=limit,
         interpolation="nearest",
-        aspect="auto" if result.grid.height != result.grid.width else "equal",
+        aspect="auto" if height != width else "equal",
     )
+    axes.set(xlabel="v (cycles/width)", ylabel="u (cycles/height)")
+    drawn = axes.figure.colorbar(
+        image, cax=bar, ax=axes if bar is None else None, **({} if bar else {"shrink": 0.85})
+    )
+    drawn.set_label(label)
+    drawn.outline.set_visible(False)
+    # Small numbers share their power of ten: labels of any length would not fit.
+    drawn.formatter.set_powerlimits((-2, 4))
+
+
+def _map_of(result: AuditResult, class_name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
+    """Importance and kept orbits of a class's map, both (n_orbits,), and what shares a value."""
+    importance = result.importance(class_name)
+    finding = result.dominant_frequencies
+    row = [item.class_name for item in finding.by_class].index(class_name)
+    kept = result.arrays["dominant_frequencies/kept"][row].astype(bool)
+    return importance, kept, finding.by_class[row].resolution.partition(":")[0]
+
+
+def draw_map(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None) -> None:
+    """Importance of every orbit for the class, with its map marked; `bar`: Axes of the colour bar."""
+    importance, kept, shared = _map_of(result, class_name)
+    shown = importance.astype(float).copy()
+    # DC is another thing altogether (the mean colour) and would drown all waves.
+    shown[0] = np.nan
+    limit = float(np.nanpercentile(np.abs(shown), 99.5)) or 1.0
+    _plane(axes, result, shown, limit, importance_words(result), bar)
     u, v = result.arrays["orbits/u"][kept], result.arrays["orbits/v"][kept]
     both = np.concatenate([np.stack([v, u]), np.stack([-v, -u])], axis=1)
     # The Nyquist line is drawn once, on the negative side, as fftshift puts it.
     shape = np.array([[result.grid.width], [result.grid.height]])
     both = (both + shape // 2) % shape - shape // 2
     # Rings on a coarse grid; on a fine one they would hide the map, so each orbit gets a speck.
-    coarse = max(result.grid.height, result.grid.width) <= 96
+    side = max(result.grid.height, result.grid.width)
+    coarse = side <= _FINE
     axes.scatter(
         both[0],
         both[1],
-        s=500 / max(result.grid.height, result.grid.width) if coarse else 0.5,
+        s=500 / side if coarse else 0.5,
         facecolors="none" if coarse else "black",
         edgecolors="black" if coarse else "none",
         linewidths=0.6 if coarse else 0,
         alpha=1.0 if coarse else 0.5,
+        rasterized=both.shape[1] > _MANY_DOTS,
     )
-    axes.set(
-        title=f"Importance ({'rings' if coarse else 'dots'}: the map{shared})",
-        xlabel="v (cycles/width)",
-        ylabel="u (cycles/height)",
-    )
-    _colour_bar(axes, image, importance_words(result))
+    by = "" if shared == "orbits" else f", by {shared}"
+    _entitle(axes, f"Importance ({'rings' if coarse else 'dots'}: the map{by})")
 
 
-def _draw_adcs(axes: Axes, result: AuditResult, adcs: NDArray[np.int32]) -> None:
+def draw_adcs(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None) -> None:
+    """How many classes have less amplitude than the class at each orbit, less those with more (ADCS)."""
+    adcs = result.arrays["class_spectra/adcs"][list(result.class_names).index(class_name)]
     limit = max(1, len(result.class_names) - 1)
-    image = axes.imshow(
-        full_plane(result, adcs.astype(float)),
-        extent=_extent(result),
-        cmap=_SIGNED,
-        vmin=-limit,
-        vmax=limit,
-        interpolation="nearest",
-        aspect="auto" if result.grid.height != result.grid.width else "equal",
-    )
-    axes.set(title="Data: amplitude against other classes", xlabel="v (cycles/width)")
-    _colour_bar(axes, image, "ADCS")
+    _plane(axes, result, adcs.astype(float), limit, "ADCS", bar)
+    _entitle(axes, "Data: amplitude against other classes")
 
 
-def _colour_bar(axes: Axes, image: Any, label: str) -> None:
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.85)
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-
-
-def _draw_radius(
-    axes: Axes, result: AuditResult, importance: NDArray[np.float32], kept: NDArray[np.bool_]
-) -> None:
+def draw_radius(axes: Axes, result: AuditResult, class_name: str) -> None:
+    """Importance of every orbit but DC over its radius, the class's map in colour."""
+    importance, kept, _ = _map_of(result, class_name)
     radius = result.arrays["orbits/radius"]
-    waves = radius > 0
+    rest, shown = (radius > 0) & ~kept, (radius > 0) & kept
     colours = sns.color_palette("colorblind")
     axes.scatter(
-        radius[waves & ~kept],
-        importance[waves & ~kept],
+        radius[rest],
+        importance[rest],
         s=4,
         color="0.6",
         linewidths=0,
         label="other orbits",
         rasterized=True,
     )
-    shown = waves & kept
-    axes.scatter(radius[shown], importance[shown], s=10, color=colours[3], linewidths=0, label="the map")
-    axes.axhline(0, color="0.3", linewidth=0.6)
-    axes.set(
-        title="Importance over radius",
-        xlabel="radius (cycles/image)",
-        ylabel=importance_words(result),
+    axes.scatter(
+        radius[shown],
+        importance[shown],
+        s=10,
+        color=colours[3],
+        linewidths=0,
+        label="the map",
+        rasterized=int(shown.sum()) > _MANY_DOTS,
     )
-    axes.legend(frameon=False, fontsize=7, loc="best")
+    axes.axhline(0, color="0.3", linewidth=0.6)
+    axes.set(xlabel="radius (cycles/image)", ylabel=importance_words(result))
+    _entitle(axes, "Importance over radius")
+    axes.ticklabel_format(axis="y", scilimits=(-2, 4))
+    # Waves that matter are low ones and stand high: nothing but dots near zero is up on the right.
+    axes.legend(frameon=False, fontsize=7, loc="upper right")
     sns.despine(ax=axes)
 
 
 def mean_spectra_figure(result: AuditResult) -> Figure:
     """Mean amplitude of every class over radius, and each class's against the mean of all."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.2), layout="constrained")
+    with house_style():
+        figure = Figure(figsize=(9.6, 3.2))
+        left = figure.add_axes((0.07, 0.15, 0.33, 0.75))
+        right = figure.add_axes((0.47, 0.15, 0.33, 0.75))
+        draw_spectra(left, result)
+        draw_spectra(right, result, relative=True, legend=True)
+    return figure
+
+
+def draw_spectra(axes: Axes, result: AuditResult, relative: bool = False, legend: bool = False) -> None:
+    """Mean amplitude of every class over radius; `relative`: over the geometric mean of all classes.
+
+    Of more than ten classes those that invite a shortcut are in colour, the others grey.
+    """
     radius = np.rint(result.arrays["orbits/radius"]).astype(int)
     rings = np.arange(1, radius.max() + 1)
     amplitude = result.arrays["class_spectra/amplitude"].astype(float)
     mean = np.stack([amplitude[:, radius == ring].mean(axis=1) for ring in rings], axis=1)
-    named = {item.class_name for item in result.invitations.items}
+    mean = np.maximum(mean, 1e-12)
+    if relative:
+        mean = mean / np.exp(np.log(mean).mean(axis=0))
+    named = {item.class_name for item in result.invitations.items} if result.of_data else set()
+    few = len(result.class_names) <= 10
     colours = iter(sns.color_palette("colorblind"))
-    reference = np.exp(np.log(np.maximum(mean, 1e-12)).mean(axis=0))
-    for index, name in enumerate(result.class_names):
-        few = len(result.class_names) <= 10
+    for name, values in zip(result.class_names, mean, strict=True):
         colour = next(colours, None) if few or name in named else None
         style = {"color": colour, "linewidth": 1.4} if colour else {"color": "0.75", "linewidth": 0.7}
-        label = _plain(name) if colour else None
-        axes[0].loglog(rings, np.maximum(mean[index], 1e-12), label=label, **style)
-        axes[1].plot(rings, np.maximum(mean[index], 1e-12) / reference, label=label, **style)
-    axes[0].set(title="Mean amplitude", xlabel="radius (cycles/image)", ylabel="|F|")
-    axes[1].set(
-        title="Against the geometric mean of all classes", xlabel="radius (cycles/image)", ylabel="ratio"
-    )
-    axes[1].axhline(1, color="0.3", linewidth=0.6)
-    _log_where_wide(axes[1], np.maximum(mean, 1e-12) / reference)
-    for each in axes:
-        sns.despine(ax=each)
-    if axes[1].get_legend_handles_labels()[0]:
-        axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+        axes.plot(rings, values, label=plain_label(name) if colour else None, **style)
+    axes.set_xlabel("radius (cycles/image)")
+    if relative:
+        axes.axhline(1, color="0.3", linewidth=0.6)
+        _log_where_wide(axes, mean)
+        axes.set_ylabel("ratio")
+    else:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylabel("|F|")
+    _entitle(axes, "Against the geometric mean of all classes" if relative else "Mean amplitude")
+    sns.despine(ax=axes)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _plain(name: str) -> str:
-    """A class name as a label: no formula, no hidden entry of a legend, and not too long."""
-    text = name if len(name) <= 24 else f"{name[:23]}…"
+def plain_label(name: str, most: int = _MAX_LABEL) -> str:
+    """A class name as a label: no formula, no line breaks, no hidden entry of a legend, not too long."""
+    text = name if len(name) <= most else f"{name[: most - 1]}…"
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
     # matplotlib takes $...$ for a formula, and leaves out what begins with an underscore.
     return f" {text}".replace("$", r"\$")
 
@@ -217,44 +308,47 @@ def _log_where_wide(axes: Axes, ratio: NDArray[np.float64]) -> None:
 
 def data_class_figure(result: AuditResult, class_name: str) -> Figure:
     """One class before any model: how far orbits stand out, over the plane and over radius, and ADCS."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), layout="constrained")
-    index = list(result.class_names).index(class_name)
-    z = result.arrays["invitations/z"][index].astype(float)
-    limit = 2 * result.invitations.threshold
-    image = axes[0].imshow(
-        full_plane(result, z),
-        extent=_extent(result),
-        cmap=_SIGNED,
-        vmin=-limit,
-        vmax=limit,
-        interpolation="nearest",
-        aspect="auto" if result.grid.height != result.grid.width else "equal",
-    )
-    axes[0].set(
-        title="Standing out from surroundings", xlabel="v (cycles/width)", ylabel="u (cycles/height)"
-    )
-    _colour_bar(axes[0], image, "z")
-    _draw_adcs(axes[1], result, result.arrays["class_spectra/adcs"][index])
-    _draw_z(axes[2], result, z)
+    with house_style():
+        figure, axes, bars = _three_panels()
+        draw_z_map(axes[0], result, class_name, bars[0])
+        draw_adcs(axes[1], result, class_name, bars[1])
+        axes[1].set_ylabel("")
+        draw_z_over_radius(axes[2], result, class_name)
     return figure
 
 
-def _draw_z(axes: Axes, result: AuditResult, z: NDArray[np.float64]) -> None:
+def draw_z_map(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None) -> None:
+    """How far each orbit of the class stands out from its surroundings, against other classes (z)."""
+    z = _z_of(result, class_name)
+    _plane(axes, result, z, 2 * result.invitations.threshold, "z", bar)
+    _entitle(axes, "Standing out from surroundings")
+
+
+def _z_of(result: AuditResult, class_name: str) -> NDArray[np.float64]:
+    z: NDArray[np.float64] = result.arrays["invitations/z"][
+        list(result.class_names).index(class_name)
+    ].astype(float)
+    return z
+
+
+def draw_z_over_radius(axes: Axes, result: AuditResult, class_name: str) -> None:
+    """The same over radius; the dashed line is what an orbit has to pass to be named."""
+    z = _z_of(result, class_name)
     radius = result.arrays["orbits/radius"]
     colours = sns.color_palette("colorblind")
-    beyond = z >= result.invitations.threshold
+    threshold = result.invitations.threshold
+    beyond = z >= threshold
     axes.scatter(radius[~beyond], z[~beyond], s=4, color="0.6", linewidths=0, rasterized=True)
     axes.scatter(radius[beyond], z[beyond], s=10, color=colours[3], linewidths=0)
-    axes.axhline(result.invitations.threshold, color=colours[3], linewidth=0.8, linestyle="--")
+    axes.axhline(threshold, color=colours[3], linewidth=0.8, linestyle="--")
     # A strong plant is a hundred standard errors high; the rest should stay visible below it.
-    threshold = result.invitations.threshold
     axes.set_yscale("symlog", linthresh=threshold)
     ticks = [-30, -10, -threshold / 2, 0, threshold / 2, 10, 30, 100, 300]
     axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
     axes.minorticks_off()
     axes.set_ylim(min(-threshold, z.min() * 1.1), max(2 * threshold, z.max() * 1.2))
-    axes.set(title="Orbits; dashed: named above", xlabel="radius (cycles/image)", ylabel="z")
+    axes.set(xlabel="radius (cycles/image)", ylabel="z")
+    _entitle(axes, "Orbits; dashed: named above")
     sns.despine(ax=axes)
 
 
@@ -288,14 +382,17 @@ def map_bytes(result: AuditResult, class_name: str) -> bytes:
 
 def png_bytes(figure: Figure, dpi: int = 110, n_colours: int = 256) -> bytes:
     """The figure as PNG of few colours, without a date or version in it; the figure is closed."""
-    stream, small = io.BytesIO(), io.BytesIO()
-    with warnings.catch_warnings():
+    small = io.BytesIO()
+    with house_style(), warnings.catch_warnings():
         # Letters that the font lacks become boxes; the page's own text has them.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
-        figure.savefig(stream, format="png", dpi=dpi)
+        # Drawn straight to pixels: savefig would draw twice, and make a PNG to be read again.
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     plt.close(figure)
-    with Image.open(stream) as picture:
-        # A third of the size, for colours that differ less than an eye can tell.
-        few = picture.convert("RGB").quantize(n_colours, dither=Image.Dither.NONE)
-    few.save(small, format="png", optimize=True)
+    # A third of the size, for colours that differ less than an eye can tell.
+    few = Image.fromarray(pixels).quantize(n_colours, dither=Image.Dither.NONE)
+    few.save(small, format="PNG", optimize=True)
     return small.getvalue()

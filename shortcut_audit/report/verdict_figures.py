@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
+from shortcut_audit.report.figures import house_style
 from shortcut_audit.results.counts import Paired
 from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung
 from shortcut_audit.results.tables import null_share
 
-__all__ = ["ladder_figure"]
+__all__ = ["draw_ladder", "draw_necessity", "ladder_figure"]
 
 # What is drawn of a rung: share of the spectrum, value, lower and upper end of its 95% interval.
 _Point = tuple[float, float, float, float]
@@ -27,18 +27,21 @@ def ladder_figure(item: ClassShortcut) -> Figure:
 
     Raises ValueError for a class without a ladder.
     """
-    if not item.ladder:
-        raise ValueError(f"{item.class_name!r} has no ladder")
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 2.9), layout="constrained")
-    _draw_transplants(axes[0], item)
-    _draw_others(axes[1], item)
-    for each in axes:
-        _dress(each, item.ladder)
+    with house_style():
+        figure = Figure(figsize=(9.6, 2.9))
+        # Fixed places, with room for the legends: see `shortcut_audit.report.figures`.
+        draw_ladder(figure.add_axes((0.068, 0.155, 0.235, 0.745)), item)
+        draw_necessity(figure.add_axes((0.573, 0.155, 0.215, 0.745)), item)
     return figure
 
 
-def _draw_transplants(axes: Axes, item: ClassShortcut) -> None:
+def draw_ladder(axes: Axes, item: ClassShortcut) -> None:
+    """Share of other images that transplants turn into the class, with nulls, over the share of the
+    spectrum.
+
+    Raises ValueError for a class without a ladder.
+    """
+    _check(item)
     colours = sns.color_palette("colorblind")
     for rings in (False, True):
         rungs = [rung for rung in item.ladder if (rung.ring is not None) == rings]
@@ -61,7 +64,14 @@ def _draw_transplants(axes: Axes, item: ClassShortcut) -> None:
             linewidths=0.9,
             label="best rung",
         )
-    axes.set(title="Transplant: other images turned into the class", ylabel="of other images")
+    axes.set_title("Transplant: other images turned into the class", y=1.0)
+    axes.set_ylabel("of other images")
+    _dress(axes, item.ladder)
+
+
+def _check(item: ClassShortcut) -> None:
+    if not item.ladder:
+        raise ValueError(f"{item.class_name!r} has no ladder")
 
 
 def _nulls(rungs: Sequence[Rung], nulls: Sequence[Paired | None]) -> list[_Point]:
@@ -75,7 +85,12 @@ def _nulls(rungs: Sequence[Rung], nulls: Sequence[Paired | None]) -> list[_Point
     return points
 
 
-def _draw_others(axes: Axes, item: ClassShortcut) -> None:
+def draw_necessity(axes: Axes, item: ClassShortcut) -> None:
+    """Fall of the class's accuracy without the orbits, and J with nothing else, over the share.
+
+    Raises ValueError for a class without a ladder.
+    """
+    _check(item)
     colours = sns.color_palette("colorblind")
     for rings in (False, True):
         rungs = [rung for rung in item.ladder if (rung.ring is not None) == rings]
@@ -86,7 +101,9 @@ def _draw_others(axes: Axes, item: ClassShortcut) -> None:
     # J is a difference of two samples; its interval is not part of the result.
     kept = [(r.share, j, j, j) for r in item.ladder if (j := r.sufficiency) is not None]
     _draw(axes, kept, "sufficiency: J, only these kept", colours[4], "s", "--")
-    axes.set(title="Without them, and with nothing else", ylabel="fall of accuracy; J")
+    axes.set_title("Without them, and with nothing else", y=1.0)
+    axes.set_ylabel("fall of accuracy; J")
+    _dress(axes, item.ladder)
 
 
 def _random_losses(item: ClassShortcut) -> list[_Point]:
