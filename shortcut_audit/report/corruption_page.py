@@ -15,6 +15,7 @@ from shortcut_audit.report.corruption_words import (
     quoted,
     times_text,
 )
+from shortcut_audit.report.embedding import PageMemory, Picture
 from shortcut_audit.report.figures import image_uri, png_bytes
 from shortcut_audit.report.summary import percent
 from shortcut_audit.report.verdict_page import paired_text
@@ -46,31 +47,39 @@ class CorruptionsSection:
     clean: str
     falls: list[str]
     prediction: list[str]
-    drop_uri: str
-    prediction_uri: str
+    drop_figure: Picture
+    prediction_figure: Picture
     regions: list[str]
     rows: list[ShiftRow]
     n_not_pictured: int
 
 
-def corruptions_section(result: AuditResult) -> CorruptionsSection | None:
+def corruptions_section(result: AuditResult, memory: PageMemory) -> CorruptionsSection | None:
     """The section of the page; None where no corruptions were tried."""
     finding = result.corruptions
     if finding is None:
         return None
     regions = [name for name in finding.regions if name != "shortcut"]
-    changes = {name: mean_changes(result, finding, name) for name in regions}
+    changes = memory.value(
+        "corruptions/changes",
+        lambda: {name: [float(x) for x in mean_changes(result, finding, name)] for name in regions},
+    )
     clean = finding.accuracy(0).first
     return CorruptionsSection(
         n_images=clean.n,
         clean=percent(clean.value),
-        falls=fall_sentences(result, finding),
+        falls=memory.value("corruptions/falls", lambda: fall_sentences(result, finding)),
         prediction=prediction_sentences(finding),
-        drop_uri=image_uri(png_bytes(drop_figure(finding)), "png"),
-        prediction_uri=image_uri(png_bytes(prediction_figure(result, finding)), "png"),
+        drop_figure=memory.picture(
+            "corruptions/drop", lambda: image_uri(png_bytes(drop_figure(finding)), "png")
+        ),
+        prediction_figure=memory.picture(
+            "corruptions/prediction",
+            lambda: image_uri(png_bytes(prediction_figure(result, finding)), "png"),
+        ),
         regions=["DC" if name == "dc" else name for name in regions],
         rows=[
-            _row(finding, n, [times_text(float(changes[name][n])) for name in regions])
+            _row(finding, n, [times_text(changes[name][n]) for name in regions])
             for n in range(len(finding.shifts))
         ],
         n_not_pictured=max(0, len(finding.by_class) - MAX_ROWS),

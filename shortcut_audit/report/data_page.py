@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from shortcut_audit.report.embedding import PageMemory, Picture
 from shortcut_audit.report.figures import (
     data_class_figure,
     image_uri,
     mean_spectra_figure,
     png_bytes,
 )
+from shortcut_audit.report.next_steps import next_steps
 from shortcut_audit.report.summary import data_headline, invitation_sentence
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import ProbeScore
 
-__all__ = ["data_page"]
+__all__ = ["bands_by_class", "data_page"]
 
 _MAX_PICTURED_CLASSES = 20
 
@@ -38,23 +41,25 @@ class _Section:
 
     name: str
     sentence: str
-    figure_uri: str
+    figure: Picture
     bands: list[dict[Hashable, Any]]
 
 
-def data_page(result: AuditResult) -> dict[str, Any]:
+def data_page(result: AuditResult, memory: PageMemory) -> dict[str, Any]:
     """Values for `data.html.j2`."""
     named = {item.class_name for item in result.invitations.items}
     order = sorted(result.class_names, key=lambda name: name not in named)
     pictured = order[:_MAX_PICTURED_CLASSES]
     return {
         "headline": data_headline(result),
-        "quoted_data": shlex.quote(result.provenance.data.spec),
+        "next_steps": next_steps(result),
         "sentences": [invitation_sentence(item) for item in result.invitations.items],
         "probe": result.spectrum_probe,
         "rows": [_row(result, index, name) for index, name in enumerate(result.class_names)],
-        "spectra_uri": image_uri(png_bytes(mean_spectra_figure(result)), "png"),
-        "sections": _sections(result, pictured),
+        "spectra": memory.picture(
+            "spectra", lambda: image_uri(png_bytes(mean_spectra_figure(result)), "png")
+        ),
+        "sections": _sections(result, memory, pictured),
         "n_not_pictured": len(order) - len(pictured),
     }
 
@@ -69,16 +74,19 @@ def _row(result: AuditResult, index: int, name: str) -> _Row:
     )
 
 
-def _sections(result: AuditResult, names: list[str]) -> list[_Section]:
-    bands = result.table("bands")
+def _sections(result: AuditResult, memory: PageMemory, names: list[str]) -> list[_Section]:
+    bands = memory.value("bands", lambda: bands_by_class(result, names))
     return [
         _Section(
             name=name,
             sentence=_sentence(result, name),
-            figure_uri=image_uri(png_bytes(data_class_figure(result, name)), "png"),
-            bands=bands[bands["class"] == name].to_dict("records"),
+            figure=memory.picture(
+                f"class-{number}/map",
+                lambda name=name: image_uri(png_bytes(data_class_figure(result, name)), "png"),  # type: ignore[misc]
+            ),
+            bands=bands[number - 1],
         )
-        for name in names
+        for number, name in enumerate(names, start=1)
     ]
 
 
@@ -89,3 +97,15 @@ def _sentence(result: AuditResult, name: str) -> str:
     if not own:
         return f"No band stands out. {falls}".rstrip()
     return " ".join([*(invitation_sentence(item) for item in own), falls]).rstrip()
+
+
+def bands_by_class(result: AuditResult, names: list[str]) -> list[list[dict[Hashable, Any]]]:
+    """Rows of each class's table of bands, in the order of `names`."""
+    rows: dict[str, list[dict[Hashable, Any]]] = {}
+    for row in result.table("bands").to_dict("records"):
+        # Only numbers of Python's own survive in a page as they are.
+        plain = {
+            key: value.item() if isinstance(value, np.generic) else value for key, value in row.items()
+        }
+        rows.setdefault(str(row["class"]), []).append(plain)
+    return [rows[name] for name in names]

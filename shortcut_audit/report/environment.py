@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 
 from shortcut_audit.report.summary import duration, interval_text, percent
 
@@ -42,10 +47,18 @@ class FrameData:
     digest: str
 
 
-def rendered(template: str, filters: dict[str, Callable[..., Any]], **content: Any) -> str:
+def rendered(
+    template: str,
+    filters: dict[str, Callable[..., Any]],
+    *,
+    script: str | None = None,
+    **content: Any,
+) -> str:
     """The page of a template with `content`, all of it escaped; equal content gives equal bytes.
 
-    `filters` come on top of those that every page has.
+    `filters` come on top of those that every page has; `script`: the asset that the page runs. The
+    page's policy allows its own style and script by their hashes, pictures inside the page, and nothing
+    else.
     """
     environment = Environment(
         loader=PackageLoader("shortcut_audit.report"),
@@ -54,5 +67,39 @@ def rendered(template: str, filters: dict[str, Callable[..., Any]], **content: A
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, interval=interval_text, duration=duration, **filters)
-    return environment.get_template(template).render(**content)
+    environment.filters.update(
+        percent=percent, interval=interval_text, duration=duration, coded=_coded, **filters
+    )
+    style = _asset("page.css")
+    running = "" if script is None else _asset(script)
+    return environment.get_template(template).render(
+        page_style=Markup(style),
+        page_script=Markup(running),
+        page_policy=_policy(style, running),
+        **content,
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("shortcut_audit.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    parts = ["default-src 'none'", "img-src data:", f"style-src {_hash(style)}"]
+    if script:
+        parts.append(f"script-src {_hash(script)}")
+    return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
+
+
+def _hash(content: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _coded(text: str) -> Markup:
+    """`text`, escaped, with what stands in `backticks` as code."""
+    parts = re.split(r"`([^`]*)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
+        for place, part in enumerate(parts)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shortcut_audit.report.embedding import PageMemory, Picture
 from shortcut_audit.report.figures import image_uri, png_bytes
 from shortcut_audit.report.summary import interval_text, percent
 from shortcut_audit.report.transfer_figures import MAX_ROWS, groups_figure, transfer_figure
@@ -56,8 +57,8 @@ class SetSection:
     sentences: list[str]
     reasons: list[tuple[str, str, str, str]]
     notes: tuple[str, ...]
-    figure_uri: str
-    groups_uri: str
+    figure: Picture
+    groups: Picture
     rows: list[ClassRow]
     n_not_pictured: int
     n_not_listed: int
@@ -65,14 +66,14 @@ class SetSection:
     dropped: list[tuple[str, int, str]]
 
 
-def transfer_sections(result: AuditResult) -> list[SetSection]:
+def transfer_sections(result: AuditResult, memory: PageMemory) -> list[SetSection]:
     """A section for each other set; none where none were given."""
     if result.transfer is None:
         return []
-    return [_section(number, item) for number, item in enumerate(result.transfer.by_set, 1)]
+    return [_section(number, item, memory) for number, item in enumerate(result.transfer.by_set, 1)]
 
 
-def _section(number: int, item: SetTransfer) -> SetSection:
+def _section(number: int, item: SetTransfer, memory: PageMemory) -> SetSection:
     order = by_effect(item)
     told = [each for each in order if each.effect in ("illusion", "drop") or each.needed]
     return SetSection(
@@ -84,8 +85,12 @@ def _section(number: int, item: SetTransfer) -> SetSection:
             for each in told[:MAX_ROWS]
         ],
         notes=item.set.notes,
-        figure_uri=image_uri(png_bytes(transfer_figure(item, order)), "png"),
-        groups_uri=image_uri(png_bytes(groups_figure(item)), "png"),
+        figure=memory.picture(
+            f"set-{number}/effects", lambda: image_uri(png_bytes(transfer_figure(item, order)), "png")
+        ),
+        groups=memory.picture(
+            f"set-{number}/groups", lambda: image_uri(png_bytes(groups_figure(item)), "png")
+        ),
         rows=[_row(each) for each in order[:_MAX_TABLE]],
         n_not_pictured=max(0, len(order) - MAX_ROWS),
         n_not_listed=max(0, len(order) - _MAX_TABLE),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shortcut_audit.report.embedding import PageMemory
+from shortcut_audit.report.embedding import Picture as NamedPicture
 from shortcut_audit.report.figures import LARGE, image_uri, picture_uri, png_bytes
 from shortcut_audit.report.summary import percent
 from shortcut_audit.report.verdict_figures import ladder_figure
@@ -36,7 +38,7 @@ class Picture:
     """One evidence picture, ready for the template."""
 
     caption: str
-    uri: str
+    picture: NamedPicture
     prediction: ExamplePrediction | None
     pixelated: bool
 
@@ -72,21 +74,26 @@ class VerdictSection:
     """Everything that the template needs to know of a class's verdict; no figure without a ladder."""
 
     facts: list[tuple[str, str]]
-    figure_uri: str
+    figure: NamedPicture | None
     rungs: list[RungRow]
     evidence: list[Evidence]
 
 
-def verdict_section(item: ClassShortcut, pixels: list[NDArray[np.uint8]]) -> VerdictSection:
-    """The verdict of `item`; `pixels`: for each of its evidence pictures (3, C, H, W) uint8."""
-    figure_uri = image_uri(png_bytes(ladder_figure(item)), "png") if item.ladder else ""
+def verdict_section(
+    item: ClassShortcut, number: int, memory: PageMemory, pixels: list[NDArray[np.uint8]]
+) -> VerdictSection:
+    """The verdict of `item`, the page's class of that number; `pixels`: for each of its evidence pictures
+    (3, C, H, W) uint8, none where `memory` has them."""
+    figure = None
+    if item.ladder:
+        figure = memory.picture(
+            f"class-{number}/ladder", lambda: image_uri(png_bytes(ladder_figure(item)), "png")
+        )
     return VerdictSection(
         facts=_facts(item),
-        figure_uri=figure_uri,
+        figure=figure,
         rungs=[_row(rung, place == item.rung) for place, rung in enumerate(item.ladder)],
-        evidence=[
-            _evidence(item, picture, own) for picture, own in zip(item.evidence, pixels, strict=False)
-        ],
+        evidence=_all_evidence(item, number, memory, pixels),
     )
 
 
@@ -175,7 +182,25 @@ def paired_text(pair: Paired) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}, n {pair.n}"
 
 
-def _evidence(item: ClassShortcut, picture: EvidencePicture, pixels: NDArray[np.uint8]) -> Evidence:
+def _all_evidence(
+    item: ClassShortcut, number: int, memory: PageMemory, pixels: list[NDArray[np.uint8]]
+) -> list[Evidence]:
+    found = []
+    for place, picture in enumerate(item.evidence):
+        name = f"class-{number}/evidence-{place + 1}"
+        if place < len(pixels) or f"{name}-1" in memory.pictures:
+            own = pixels[place] if place < len(pixels) else None
+            found.append(_evidence(item, picture, name, memory, own))
+    return found
+
+
+def _evidence(
+    item: ClassShortcut,
+    picture: EvidencePicture,
+    name: str,
+    memory: PageMemory,
+    pixels: NDArray[np.uint8] | None,
+) -> Evidence:
     best = item.best
     orbits = f"{picture.n_orbits:,} orbit{'s' if picture.n_orbits > 1 else ''}"
     share = f", {shares_text(best.share)} of the spectrum" if best is not None else ""
@@ -184,11 +209,17 @@ def _evidence(item: ClassShortcut, picture: EvidencePicture, pixels: NDArray[np.
         ("the donor, of this class", None),
         (f"the first with {orbits} of the donor{share}", picture.after),
     )
+    side = memory.value("evidence width", lambda: pixels.shape[-1])  # type: ignore[union-attr]
     return Evidence(
         receiver=picture.receiver,
         donor=picture.donor,
         pictures=[
-            Picture(caption, picture_uri(image), prediction, image.shape[-1] < LARGE)
-            for (caption, prediction), image in zip(told, pixels, strict=True)
+            Picture(
+                caption,
+                memory.picture(f"{name}-{place + 1}", lambda place=place: picture_uri(pixels[place])),  # type: ignore[index,misc]
+                prediction,
+                side < LARGE,
+            )
+            for place, (caption, prediction) in enumerate(told)
         ],
     )
