@@ -1,0 +1,362 @@
+"""By how much a share of images has changed, and how sure that is: in closed form, without scipy.
+
+A gate runs in a second, most of which loading scipy would take. The tests here are sums of whole numbers
+or inversions of the intervals of `results/statistics.py`.
+
+An *estimate* is one number of one audit with its interval; a *worsening* is a difference of two, oriented
+so that above 0 is worse. Every worsening has `value`, `interval(confidence)` and `p_over(tolerance)`, the
+one-sided p of its true value being no more than `tolerance`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import NormalDist
+
+from shortcut_audit.results.counts import Paired
+from shortcut_audit.results.statistics import paired_interval, proportion_interval, spearman_brown
+
+__all__ = [
+    "Apart",
+    "Estimate",
+    "Exceeds",
+    "MapReliability",
+    "NetShare",
+    "Proportion",
+    "SameImages",
+    "SameReceivers",
+    "Worsening",
+    "effective_share",
+    "fisher_p_value",
+    "holm",
+    "sign_p_value",
+]
+
+# Beyond, a confidence cannot be told from 1 in floating point; p of it is 3e-14.
+_MOST_SIGMAS = 7.5
+_STEPS = 22
+_NORMAL = NormalDist()
+
+
+def sign_p_value(ups: int, downs: int) -> float:
+    """Exact one-sided sign test (McNemar's, of the pairs that differ): P(at least `ups` of all).
+
+    >>> sign_p_value(5, 0)
+    0.03125
+    """
+    n = ups + downs
+    term, tail = math.comb(n, ups), 0
+    for k in range(ups, n + 1):
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return float(tail / 2**n)
+
+
+def fisher_p_value(hits: int, n: int, other_hits: int, other_n: int) -> float:
+    """Fisher's exact test, one-sided, that the first of two shares of different images is larger.
+
+    >>> round(fisher_p_value(5, 5, 0, 5), 4)
+    0.004
+    """
+    total = hits + other_hits
+    most = min(n, total)
+    term = math.comb(n, hits) * math.comb(other_n, total - hits)
+    tail = 0
+    for k in range(hits, most + 1):
+        tail += term
+        rest = other_n - total + k + 1
+        if rest > 0:
+            term = term * (n - k) * (total - k) // ((k + 1) * rest)
+    return tail / math.comb(n + other_n, total)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p adjusted so that one false finding among all of them is as rare as is asked (Holm, 1979).
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for place, k in enumerate(order):
+        largest = max(largest, (len(p_values) - place) * p_values[k])
+        adjusted[k] = min(1.0, largest)
+    return adjusted
+
+
+def effective_share(n: int, reliability: float | None) -> float:
+    """How many images `n` images are worth that all share one map, as a share of n.
+
+    Outcomes under one map hang together: on other images the map comes out otherwise, and all outcomes
+    move at once. Of the variance of a map, 1 - reliability is noise; with that as the correlation
+    within, n images are worth n / (1 + (n - 1)(1 - reliability)) (Kish, 1965). Unknown counts as 0.
+    """
+    shared = 1.0 - min(max(reliability or 0.0, 0.0), 1.0)
+    return 1.0 / (1.0 + max(n - 1, 0) * shared)
+
+
+def _paired_interval(pair: Paired, worth: float, confidence: float) -> tuple[float, float]:
+    """Newcombe's interval of `pair`, as of `worth` times as many images."""
+    both, first, second = (worth * k for k in (pair.both, pair.only_first, pair.only_second))
+    # Parts of images may come to a hair more than the whole.
+    n = max(worth * pair.n, both + first, both + second)
+    return paired_interval(both, first, second, n, confidence)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """`hits` of `n` images; `worth`: share of n that counts as independent."""
+
+    hits: int
+    n: int
+    worth: float = 1.0
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.n
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Wilson's."""
+        # The formula holds for parts of images as well.
+        return proportion_interval(self.hits * self.worth, self.n * self.worth, confidence)  # type: ignore[arg-type]
+
+    def times(self, factor: float) -> Proportion:
+        """The same share of `factor` times as many images."""
+        hits = round(self.hits * factor)
+        return replace(self, hits=hits, n=max(math.ceil(self.n * factor), hits))
+
+
+@dataclass(frozen=True)
+class NetShare:
+    """Share of images that have a first outcome less the share with a second one, `weight` times.
+
+    `draws`: each image stands in so many pairs, which then count as one.
+    """
+
+    pair: Paired
+    weight: float = 1.0
+    draws: int = 1
+
+    @property
+    def n(self) -> int:
+        return math.ceil(self.pair.n / self.draws)
+
+    @property
+    def value(self) -> float:
+        return self.weight * self.pair.difference
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Newcombe's."""
+        low, high = _paired_interval(self.pair, 1 / self.draws, confidence)
+        return self.weight * low, self.weight * high
+
+    def times(self, factor: float) -> NetShare:
+        """The same shares of `factor` times as many images."""
+        both, first, second = (
+            round(count * factor)
+            for count in (self.pair.both, self.pair.only_first, self.pair.only_second)
+        )
+        n = max(math.ceil(self.pair.n * factor), both + first + second)
+        return replace(self, pair=Paired(n=n, both=both, only_first=first, only_second=second))
+
+
+@dataclass(frozen=True)
+class MapReliability:
+    """Split-half reliability of a map from `n` images, whose halves correlate by `half`.
+
+    The interval is Fisher's z of the correlation between halves, of as many independent parts as a half
+    has images, carried to the whole by Spearman and Brown's formula.
+    """
+
+    half: float
+    n: int
+
+    @property
+    def value(self) -> float:
+        return spearman_brown(self.half)
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Fisher's z interval, carried to the whole."""
+        reach = _NORMAL.inv_cdf(0.5 + confidence / 2) / math.sqrt(max(self.n / 2 - 3, 1.0))
+        z = math.atanh(min(max(self.half, -0.999), 0.999))
+        return spearman_brown(math.tanh(z - reach)), spearman_brown(math.tanh(z + reach))
+
+    def times(self, factor: float) -> MapReliability:
+        """The same reliability of `factor` times as many images."""
+        return replace(self, n=math.ceil(self.n * factor))
+
+
+Estimate = Proportion | NetShare | MapReliability
+
+
+def _p_by_inversion(low_at: Callable[[float], float], tolerance: float) -> float:
+    """The one-sided p at which an interval's lower end just reaches `tolerance`."""
+    left, right = 0.0, _MOST_SIGMAS
+    for _ in range(_STEPS):
+        sigmas = (left + right) / 2
+        if low_at(2 * _NORMAL.cdf(sigmas) - 1) > tolerance:
+            left = sigmas
+        else:
+            right = sigmas
+    return _NORMAL.cdf(-left)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """`worse` less `better`, of different images.
+
+    Interval: those of both, combined (the method of variance estimates recovery; of two shares
+    Newcombe's, 1998, method 10 for independent samples). Of two shares p is no smaller than Fisher's.
+    """
+
+    worse: Estimate
+    better: Estimate
+
+    @property
+    def value(self) -> float:
+        return self.worse.value - self.better.value
+
+    @property
+    def n(self) -> int:
+        return min(self.worse.n, self.better.n)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        return _combined(self.worse, self.better, confidence)
+
+    def p_over(self, tolerance: float) -> float:
+        return _p_apart(self, tolerance)
+
+    def times(self, factor: float) -> Apart:
+        return Apart(self.worse.times(factor), self.better.times(factor))
+
+
+def _combined(one: Estimate, other: Estimate, confidence: float) -> tuple[float, float]:
+    (low_1, high_1), (low_2, high_2) = one.interval(confidence), other.interval(confidence)
+    difference = one.value - other.value
+    low = difference - math.hypot(one.value - low_1, high_2 - other.value)
+    high = difference + math.hypot(high_1 - one.value, other.value - low_2)
+    return low, high
+
+
+@lru_cache(maxsize=4096)
+def _p_apart(change: Apart, tolerance: float) -> float:
+    if change.value <= tolerance:
+        return 1.0
+    p = _p_by_inversion(lambda confidence: change.interval(confidence)[0], tolerance)
+    one, other = change.worse, change.better
+    if isinstance(one, Proportion) and isinstance(other, Proportion):
+        p = max(p, fisher_p_value(one.hits, one.n, other.hits, other.n))
+    return p
+
+
+@dataclass(frozen=True)
+class SameImages:
+    """Shares of the same images: `pair.first` is the outcome whose growth is worse.
+
+    Interval: Newcombe's of pairs; p is no smaller than the exact McNemar test's. `worth`: see Proportion.
+    """
+
+    pair: Paired
+    worth: float = 1.0
+
+    @property
+    def value(self) -> float:
+        return self.pair.difference
+
+    @property
+    def n(self) -> int:
+        return self.pair.n
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        return _paired_interval(self.pair, self.worth, confidence)
+
+    def p_over(self, tolerance: float) -> float:
+        return _p_same(self, tolerance)
+
+    def times(self, factor: float) -> SameImages:
+        return replace(self, pair=NetShare(self.pair).times(factor).pair)
+
+
+@lru_cache(maxsize=4096)
+def _p_same(change: SameImages, tolerance: float) -> float:
+    if change.value <= tolerance:
+        return 1.0
+    p = _p_by_inversion(lambda confidence: change.interval(confidence)[0], tolerance)
+    return max(p, sign_p_value(change.pair.only_first, change.pair.only_second))
+
+
+@dataclass(frozen=True)
+class SameReceivers:
+    """Flip rates on the same images of other classes: change of `after` less change of `before`.
+
+    Both compare the newer audit (first) with the older one. `rises`, `falls`: images whose own
+    difference (after - before) grew and shrank; p is no smaller than the sign test's over them.
+    """
+
+    after: Paired
+    before: Paired
+    rises: int
+    falls: int
+
+    @property
+    def value(self) -> float:
+        return self.after.difference - self.before.difference
+
+    @property
+    def n(self) -> int:
+        return self.after.n
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        return _combined(NetShare(self.after), NetShare(self.before), confidence)
+
+    def p_over(self, tolerance: float) -> float:
+        if self.value <= tolerance:
+            return 1.0
+        p = _p_by_inversion(lambda confidence: self.interval(confidence)[0], tolerance)
+        return max(p, sign_p_value(self.rises, self.falls))
+
+    def times(self, factor: float) -> SameReceivers:
+        return SameReceivers(
+            NetShare(self.after).times(factor).pair,
+            NetShare(self.before).times(factor).pair,
+            round(self.rises * factor),
+            round(self.falls * factor),
+        )
+
+
+@dataclass(frozen=True)
+class Exceeds:
+    """One estimate against a fixed `limit`: how far it lies on the wrong side of it."""
+
+    estimate: Estimate
+    limit: float
+    above: bool = True
+
+    @property
+    def value(self) -> float:
+        return self._beyond(self.estimate.value)
+
+    @property
+    def n(self) -> int:
+        return self.estimate.n
+
+    def _beyond(self, number: float) -> float:
+        return number - self.limit if self.above else self.limit - number
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        low, high = sorted(self._beyond(end) for end in self.estimate.interval(confidence))
+        return low, high
+
+    def p_over(self, tolerance: float) -> float:
+        if self.value <= tolerance:
+            return 1.0
+        return _p_by_inversion(lambda confidence: self.interval(confidence)[0], tolerance)
+
+    def times(self, factor: float) -> Exceeds:
+        return replace(self, estimate=self.estimate.times(factor))
+
+
+Worsening = Apart | SameImages | SameReceivers | Exceeds
