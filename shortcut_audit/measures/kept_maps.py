@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shortcut_audit.data.pixels import AuditImages
-from shortcut_audit.fourier.masks import BoolArray, half_plane_mask
+from shortcut_audit.fourier.grid import FrequencyGrid
+from shortcut_audit.fourier.masks import BoolArray, found_share, half_plane_mask, top_share
 from shortcut_audit.fourier.transform import apply_mask
 from shortcut_audit.measures.interface import (
     Advance,
@@ -30,43 +31,86 @@ from shortcut_audit.measures.interface import (
     logits_in_batches,
     require_finite,
 )
-from shortcut_audit.results.findings import ExamplePrediction, Rate
+from shortcut_audit.results.findings import ExamplePrediction, ExampleStep, Rate
 from shortcut_audit.results.settings import AuditSettings
 
 __all__ = [
+    "EXAMPLE_SHARES",
     "KEPT_MAPS",
     "KeptCounts",
     "example_fields",
     "kept_map_shards",
     "prediction",
     "run_kept_maps",
+    "step_sets",
     "with_dc",
 ]
 
 # The kind of work of these shards.
 KEPT_MAPS = "kept maps"
 _FORMS = ("original", "kept", "removed")
+# Shares of the ranked bins that an example is shown at, growing.
+EXAMPLE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 # Maps of other classes that an image is judged under: with hundreds of classes, every image under every
 # map would cost more than the search.
 _OTHER_MAPS = 3
 
 
-def kept_map_shards(measure: str, outline: Outline, kept: BoolArray) -> list[Shard]:
-    """One shard per block of judgement images. `kept` (n_searched, n_orbits): the maps."""
-    work = Work(KEPT_MAPS, {"kept": kept})
-    return [
-        Shard(
-            measure=measure,
-            split="judge",
-            class_index=class_index,
-            rows=rows,
-            orbits=(0, outline.grid.n_orbits),
-            n_passes=(len(maps_judged_on(outline, class_index)) + 1) * (rows[1] - rows[0]),
-            work=work,
-        )
-        for class_index in range(outline.n_classes)
-        for rows in blocks_of(outline, "judge", class_index)
-    ]
+def kept_map_shards(
+    measure: str, outline: Outline, kept: BoolArray, rank: NDArray[np.integer]
+) -> list[Shard]:
+    """One shard per block of judgement images. `kept` (n_searched, n_orbits): the maps; `rank` (the same
+    shape): the rankings, 0 = not ranked, that examples are taken apart by."""
+    plain = Work(KEPT_MAPS, {"kept": kept})
+    shown = rank[: outline.settings.examples].astype(np.int32)
+    # Blocks without an example do not depend on the order within a map.
+    showing = Work(KEPT_MAPS, {"kept": kept, "rank": shown, "shares": np.array(EXAMPLE_SHARES)})
+    shards = []
+    for class_index in range(outline.n_classes):
+        n_maps = len(maps_judged_on(outline, class_index))
+        for rows in blocks_of(outline, "judge", class_index):
+            n_passes, work = (n_maps + 1) * (rows[1] - rows[0]), plain
+            if _shows_example(outline, class_index, rows):
+                own = shown[outline.searched.index(class_index)]
+                n_passes += len(_FORMS) + len(step_sets(outline.grid, own, EXAMPLE_SHARES))
+                work = showing
+            shards.append(
+                Shard(
+                    measure=measure,
+                    split="judge",
+                    class_index=class_index,
+                    rows=rows,
+                    orbits=(0, outline.grid.n_orbits),
+                    n_passes=n_passes,
+                    work=work,
+                )
+            )
+    return shards
+
+
+def _shows_example(outline: Outline, class_index: int, rows: tuple[int, int]) -> bool:
+    """Whether a block is the one that the class's example is taken from."""
+    shown = outline.searched[: outline.settings.examples]
+    return class_index in shown and rows[0] == outline.judge_rows[class_index][0]
+
+
+def step_sets(
+    grid: FrequencyGrid, rank: NDArray[np.integer], shares: Iterable[float]
+) -> list[tuple[float, BoolArray]]:
+    """The top of a ranking (n_orbits,) for each of `shares`, bool (n_orbits,); equal sets once, under the
+    first share.
+
+    >>> grid = FrequencyGrid(4, 4)
+    >>> [(share, int(own.sum())) for share, own in step_sets(grid, np.arange(10), (0.01, 0.02, 0.7))]
+    [(0.01, 1), (0.7, 6)]
+    """
+    steps: list[tuple[float, BoolArray]] = []
+    for share in shares:
+        chosen = top_share(grid, rank.astype(np.int64), share)
+        # Growing shares of one ranking: sets of equal size are equal.
+        if not steps or chosen.sum() > steps[-1][1].sum():
+            steps.append((share, chosen))
+    return steps
 
 
 def maps_judged_on(outline: Outline, class_index: int) -> NDArray[np.int64]:
@@ -111,18 +155,20 @@ def run_kept_maps(shard: Shard, subject: Subject, block: Block, advance: Advance
         "kept_called": called.cpu().numpy(),
         "predicted": clean.argmax(dim=1).cpu().numpy().astype(np.int32),
     }
-    return {**totals, **_example(shard, subject, block, kept, clean)}
+    return {**totals, **_example(shard, subject, block, clean, advance)}
 
 
 def _example(
-    shard: Shard, subject: Subject, block: Block, maps: NDArray[Any], clean: Tensor
+    shard: Shard, subject: Subject, block: Block, clean: Tensor, advance: Advance
 ) -> dict[str, NDArray[Any]]:
-    """The first image the model gets right in the class's first block, in its three forms."""
+    """The first image the model gets right in the class's first block, in its three forms, and what the
+    model says of it step by step."""
     outline = subject.outline
-    shown = outline.searched[: subject.settings.examples]
-    if shard.class_index not in shown or shard.rows[0] != outline.judge_rows[shard.class_index][0]:
+    if not _shows_example(outline, shard.class_index, shard.rows):
         return {}
-    kept = maps[outline.searched.index(shard.class_index)].astype(np.bool_)
+    assert shard.work is not None
+    given, column = shard.work.arrays, outline.searched.index(shard.class_index)
+    kept = given["kept"][column].astype(np.bool_)
     # Complementary but for DC, which both forms hold or both lack, unless it is ranked.
     pair = with_dc(np.stack([kept, ~kept]), subject.settings)
     masks = half_plane_mask(subject.grid, pair).to(block.images.device)
@@ -133,9 +179,32 @@ def _example(
     pixels = subject.to_pixels(forms).clamp(0, 1).mul(255).round().to(torch.uint8)
     return {
         "example": pixels.cpu().numpy(),
-        "example_logits": logits_in_batches(subject, forms, lambda n: None).cpu().numpy(),
+        "example_logits": logits_in_batches(subject, forms, advance).cpu().numpy(),
         # Counted from the start of the class's own split, as shard keys are.
         "example_row": np.array([index]),
+        **_steps(subject, block.spectrum[index], given["rank"][column], given["shares"], advance),
+    }
+
+
+def _steps(
+    subject: Subject,
+    spectrum: Tensor,
+    rank: NDArray[np.int32],
+    shares: NDArray[np.float64],
+    advance: Advance,
+) -> dict[str, NDArray[Any]]:
+    """Logits (n_steps, K) of an image (its `spectrum`) with only the top of a ranking left, and for each
+    step the share asked for, the share found and the number of orbits (n_steps, 3)."""
+    grid = subject.grid
+    steps = step_sets(grid, rank, shares.tolist())
+    sets = np.stack([chosen for _, chosen in steps])
+    masks = half_plane_mask(grid, with_dc(sets, subject.settings)).to(spectrum.device)
+    filtered = apply_mask(spectrum, masks[:, None], grid.width)
+    return {
+        "step_logits": logits_in_batches(subject, filtered, advance).cpu().numpy(),
+        "step_sizes": np.array(
+            [[share, found_share(grid, own, rank > 0), own.sum()] for share, own in steps]
+        ),
     }
 
 
@@ -213,6 +282,17 @@ def example_fields(images: AuditImages, class_index: int, total: Totals | None) 
             form: prediction(images, row, output)
             for form, row in zip(_FORMS, total["example_logits"], strict=True)
         },
+        "example_steps": tuple(
+            ExampleStep(
+                share=share,
+                share_found=found,
+                n_orbits=int(n_orbits),
+                prediction=prediction(images, row, output),
+            )
+            for (share, found, n_orbits), row in zip(
+                total["step_sizes"].tolist(), total["step_logits"], strict=True
+            )
+        ),
     }
 
 

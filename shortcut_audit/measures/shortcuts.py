@@ -94,9 +94,9 @@ class Shortcuts:
     def planned_passes(self, outline: Outline) -> int:
         """Passes where every null is worth drawing; further images of open classes come on top."""
         n_orbits = outline.grid.n_orbits - 1
-        kept = kept_map_shards(
-            self.name, outline, np.zeros((len(outline.searched), outline.grid.n_orbits), dtype=np.bool_)
-        )
+        # As many passes as with any other ranking.
+        rank = np.tile(np.arange(n_orbits + 1, dtype=np.int32), (len(outline.searched), 1))
+        kept = kept_map_shards(self.name, outline, rank > 0, rank)
         n_rungs = len(ladder_of(n_orbits))
         n_all, n_side_trials = n_trials(n_rungs)
         total = sum(shard.n_passes for shard in kept)
@@ -122,9 +122,9 @@ class Shortcuts:
         energy = [replace(shard, work=Work(ENERGY, {})) for shard in energy]
         done = yield asked(energy)
         energies = energies_of(outline, _all_of(outline, done))
-        done = yield asked(kept_map_shards(self.name, outline, maps))
-        counts = KeptCounts.of(outline, _all_of(outline, done))
         rank = found[f"{MAPS}/rank"]
+        done = yield asked(kept_map_shards(self.name, outline, maps, rank))
+        counts = KeptCounts.of(outline, _all_of(outline, done))
         cases = [
             case_of(outline, column, rank[column], energies) for column in range(len(outline.searched))
         ]

@@ -14,6 +14,7 @@ __all__ = [
     "Confound",
     "EvidencePicture",
     "ExamplePrediction",
+    "ExampleStep",
     "Extent",
     "Rung",
     "ShortcutsFinding",
@@ -33,6 +34,19 @@ class ExamplePrediction(Frozen):
     predicted: str
     probability: float
     probability_of_class: float
+
+
+class ExampleStep(Frozen):
+    """What the model says of the example image when only the top of its class's ranking is left of it.
+
+    The leading orbits of the ranking that make up at most `share` of the ranked bins, and at least one:
+    `n_orbits` of them, `share_found` of these bins (an always-kept DC not counted).
+    """
+
+    share: float
+    share_found: float
+    n_orbits: Annotated[int, Field(ge=1)]
+    prediction: ExamplePrediction
 
 
 class EvidencePicture(Frozen):
@@ -136,6 +150,8 @@ class ClassShortcut(Frozen):
     spectrum that turns half of other images into the class, None where none of the ladder does;
     `sufficient_share`: the same for J of at least 0.5. `extent`: of the orbits that do it. `confounds`:
     what else may be at work. `reason`: one sentence; `needed`: what would decide an open case.
+    `example`: an image of the class, with what the model says of it in its forms, and in `example_steps`
+    over growing shares of the ranking (equal sets of orbits once, under the smallest share).
     """
 
     class_name: str
@@ -159,6 +175,7 @@ class ClassShortcut(Frozen):
     ladder: tuple[Rung, ...] = ()
     example: str | None = None
     example_predictions: dict[Form, ExamplePrediction] = Field(default_factory=dict)
+    example_steps: tuple[ExampleStep, ...] = ()
     evidence: tuple[EvidencePicture, ...] = ()
 
     @property
@@ -190,10 +207,11 @@ class ShortcutsFinding(Frozen):
 
     Of single images (not in audits of formats below 6), bits packed as `numpy.packbits` does:
     `outcomes/kept` (n_searched_classes, n_bytes), a bit a judgement image, called by the class when only
-    its map is left; `outcomes/kept_judged` the same shape but for a bit a class of the data, whether its
-    images were judged under the map. `outcomes/receiver`, `outcomes/donor` (k,) int32, pairs that the best
-    rung of the donor's class was tried on, first draw, as rows of `outcomes/image`; `outcomes/turned` (k,)
-    uint8, the receiver called by that class, bit 0: as it is, bit 1: with the donor's orbits.
+    its map is left; `outcomes/kept_judged` (n_searched_classes, n_bytes), a bit a class of the data,
+    whether its images were judged under the map. `outcomes/receiver`, `outcomes/donor` (k,) int32, pairs
+    that the best rung of the donor's class was tried on, first draw, as rows of `outcomes/image`;
+    `outcomes/turned` (k,) uint8, the receiver called by that class, bit 0: as it is, bit 1: with the
+    donor's orbits.
     """
 
     measure: Literal["shortcuts"] = "shortcuts"

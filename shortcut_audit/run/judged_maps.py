@@ -309,7 +309,9 @@ def _maps_for(judgement: Judgement, images: AuditImages, searched: Sequence[int]
 
 def _without_pictures(item: ClassShortcut) -> ClassShortcut:
     """`item` without names of images whose pixels are not kept here."""
-    return item.model_copy(update={"example": None, "example_predictions": {}, "evidence": ()})
+    return item.model_copy(
+        update={"example": None, "example_predictions": {}, "example_steps": (), "evidence": ()}
+    )
 
 
 def _provenance(request: AuditRequest, prepared: PreparedAudit, passes: Mapping[str, int]) -> Provenance:

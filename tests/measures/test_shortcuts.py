@@ -11,7 +11,8 @@ from replicas import keep_bins, logits_of, remove_bins
 from torch import nn
 
 from shortcut_audit.measures import interface
-from shortcut_audit.measures.kept_maps import maps_judged_on
+from shortcut_audit.measures.kept_maps import EXAMPLE_SHARES, kept_map_shards, maps_judged_on
+from shortcut_audit.measures.shortcuts import Shortcuts
 from shortcut_audit.results.findings import Rate
 from shortcut_audit.results.shortcut_findings import ClassShortcut
 
@@ -120,6 +121,118 @@ def test_keeping_everything_gives_the_unfiltered_rates(run_on: Any) -> None:
     for item in result.shortcuts.by_class:
         assert item.tpr_kept == item.tpr_full
         assert item.fpr_kept == item.fpr_full
+
+
+# Steps of the example ------------------------------------------------------------------------------
+
+
+def prefix(result: Any, row: int, share: float) -> list[int]:
+    """The longest run of leading orbits within a share of the ranked bins, orbit by orbit."""
+    rank = result.arrays["dominant_frequencies/rank"][row].tolist()
+    members = result.arrays["orbits/members"].tolist()
+    order = sorted((place, orbit) for orbit, place in enumerate(rank) if place)
+    whole, taken, held = sum(members[orbit] for _, orbit in order), [], 0
+    for _, orbit in order:
+        held += members[orbit]
+        if held > share * whole + 1e-9:
+            break
+        taken.append(orbit)
+    return taken or [order[0][1]]
+
+
+@pytest.mark.parametrize("dc", ["keep", "drop", "rank"])
+@pytest.mark.parametrize("resolution", ["orbits", "patches:3"])
+def test_steps_are_what_the_model_says_of_the_top_of_the_ranking(
+    dc: str, resolution: str, run_on: Any
+) -> None:
+    network, names = conv_model(3, 1, seed=3), ["a", "b", "c"]
+    audited = run_on(
+        network, random_images(8, 3, (1, 16, 14)), class_names=names, dc=dc, resolution=resolution
+    )
+    plain = network.double().eval()
+    result, filenames = audited.result, list(audited.images.names)
+    for row, item in enumerate(result.shortcuts.by_class):
+        place = filenames.index(item.example)
+        image = audited.images.store.block(place, place + 1)[0].astype(np.float64)
+        wanted: dict[tuple[int, ...], float] = {}
+        for share in EXAMPLE_SHARES:
+            wanted.setdefault(tuple(prefix(result, row, share)), share)
+        assert [step.share for step in item.example_steps] == list(wanted.values())
+        whole = result.arrays["orbits/members"][result.arrays["dominant_frequencies/rank"][row] > 0].sum()
+        for step, orbits in zip(item.example_steps, wanted, strict=True):
+            bins = {b for orbit in orbits for b in audited.orbits[orbit]}
+            assert step.n_orbits == len(orbits)
+            assert step.share_found == pytest.approx(len(bins) / whole)
+            bins |= {(0, 0)} if dc == "keep" else set()
+            chance = torch.from_numpy(logits_of(plain, keep_bins(image, bins))).softmax(0)
+            assert step.prediction.predicted == names[int(chance.argmax())]
+            assert step.prediction.probability == pytest.approx(float(chance.max()), abs=2e-6)
+            assert step.prediction.probability_of_class == pytest.approx(float(chance[row]), abs=2e-6)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4])
+@pytest.mark.parametrize("dc", ["keep", "drop", "rank"])
+def test_the_step_at_the_share_of_the_map_says_what_the_map_says(
+    dc: str, share: float, run_on: Any
+) -> None:
+    result = run_on(conv_model(3, 1), random_images(8, 3, (1, 16, 14)), kept_share=share, dc=dc).result
+    for item, found in zip(result.shortcuts.by_class, result.dominant_frequencies.by_class, strict=True):
+        (step,) = [step for step in item.example_steps if step.share == share]
+        assert (step.n_orbits, step.share_found) == (found.n_orbits_kept, found.kept_share)
+        said = item.example_predictions["kept"]
+        assert step.prediction.predicted == said.predicted
+        assert step.prediction.probability == pytest.approx(said.probability, abs=2e-6)
+        assert step.prediction.probability_of_class == pytest.approx(said.probability_of_class, abs=2e-6)
+
+
+def test_equal_sets_of_orbits_are_asked_for_once(run_on: Any) -> None:
+    """Of 27 ranked bins, the first three shares are all a single orbit."""
+    result = run_on(conv_model(2, 1), random_images(8, 2, (1, 7, 4))).result
+    for item in result.shortcuts.by_class:
+        sizes = [step.n_orbits for step in item.example_steps]
+        assert sizes == sorted(set(sizes))
+        assert item.example_steps[0].share == EXAMPLE_SHARES[0]
+        assert len(sizes) < len(EXAMPLE_SHARES)
+
+
+@pytest.mark.parametrize("examples", [0, 1, 3])
+def test_each_pass_for_an_example_is_counted(examples: int, run_on: Any) -> None:
+    n_seen = [0]
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = conv_model(3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            n_seen[0] += len(x)
+            return self.inner(x)
+
+    result = run_on(Counted(), random_images(8, 3, (1, 16, 14)), examples=examples).result
+    shown = [item for item in result.shortcuts.by_class if item.example_steps]
+    assert [item.example is not None for item in shown] == [True] * examples
+    # 9: grey images that count the outputs, and a look for answers that change with the batch.
+    assert n_seen[0] == result.image_passes + 9
+
+
+def test_an_example_is_planned_with_its_three_forms_and_seven_steps() -> None:
+    planned = [
+        Shortcuts().planned_passes(outline_of_sizes([4] * 3, (16, 14), n_judge=4, examples=n))
+        for n in range(5)
+    ]
+    assert [n - planned[0] for n in planned] == [0, 10, 20, 30, 30]
+
+
+def test_another_ranking_within_the_same_map_asks_only_blocks_with_an_example_again() -> None:
+    plan = outline_of_sizes([4] * 3, (16, 14), n_judge=4, examples=1)
+    rank = np.tile(np.arange(plan.grid.n_orbits), (3, 1))
+    other = rank.copy()
+    other[:, [1, 2]] = other[:, [2, 1]]
+    keys = [
+        [shard.work.digest for shard in kept_map_shards("shortcuts", plan, rank > 20, each) if shard.work]
+        for each in (rank, other)
+    ]
+    assert [a == b for a, b in zip(*keys, strict=True)] == [False, True, True]
 
 
 # Known answers -------------------------------------------------------------------------------------

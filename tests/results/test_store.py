@@ -105,17 +105,21 @@ def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path)
 
 
 def test_a_result_of_format_5_is_still_read(result: AuditResult, tmp_path: Path) -> None:
-    """As it was before outcomes of single images were kept."""
+    """As it was before outcomes of single images and steps of examples were kept."""
     newer = [name for name in result.arrays if name.startswith("outcomes/")]
     assert len(newer) == 9
     old = result.with_arrays({k: v for k, v in result.arrays.items() if k not in newer})
     folder = old.save(tmp_path / "run")
     content = json.loads((folder / "result.json").read_text())
     content["format"] = 5
+    (shortcuts,) = [f for f in content["findings"] if f["measure"] == "shortcuts"]
+    assert all(item.pop("example_steps") for item in shortcuts["by_class"])
     (folder / "result.json").write_text(json.dumps(content))
     back = sa.load_result(folder)
     assert back.format == FORMAT
-    assert back.findings == result.findings
+    assert back.predictions == result.predictions
+    for item, now in zip(back.shortcuts.by_class, result.shortcuts.by_class, strict=True):
+        assert item == now.model_copy(update={"example_steps": ()})
     for table in TABLES:
         pd.testing.assert_frame_equal(back.table(table), result.table(table))
     assert len(render(back)) > 1000

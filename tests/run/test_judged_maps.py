@@ -163,7 +163,7 @@ def test_on_its_own_model_and_images_a_run_gets_its_own_counts(more: dict[str, A
     assert any("the run's own model once more" in note for note in found.notes)
     names = [item.class_name for item in found.by_class]
     assert names == [item.class_name for item in result.shortcuts.by_class]
-    left_out = {"example", "example_predictions", "evidence"}
+    left_out = {"example", "example_predictions", "example_steps", "evidence"}
     for item, own in zip(found.by_class, result.shortcuts.by_class, strict=True):
         assert own.ladder
         assert item.there.model_dump(exclude=left_out) == own.model_dump(exclude=left_out)
