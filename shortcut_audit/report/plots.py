@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from shortcut_audit.errors import ResultError
@@ -59,12 +60,29 @@ _VERDICT_STYLES: dict[Verdict, tuple[int, str]] = {
 class Plots:
     """The figures of one result; each method returns the Axes that it has drawn into."""
 
-    def __init__(self, result: AuditResult) -> None:
+    def __init__(self, result: AuditResult, new_figure: Callable[..., Figure] = plt.figure) -> None:
+        """`new_figure` makes figures where no `ax` is given; through pyplot, so that it shows them."""
         self._result = result
+        self._new_figure = new_figure
 
     def __repr__(self) -> str:
-        names = [name for name in dir(self) if not name.startswith("_")]
+        names = [name for name in dir(self) if not name.startswith("_") and name != "figures_of"]
         return f"Figures: {', '.join(f'{name}()' for name in names)}"
+
+    def figures_of(self, class_name: str) -> tuple[str, ...]:
+        """Names of the methods that have a figure of the class.
+
+        Raises ResultError for an unknown class.
+        """
+        self._check(class_name, self._result.class_names)
+        if self._result.of_data:
+            return ("map", "adcs", "radius")
+        if class_name not in _searched(self._result):
+            return ("adcs",)
+        items = {item.class_name: item for item in self._result.shortcuts.by_class}
+        item = items.get(class_name)
+        judged = ("ladder", "necessity") if item is not None and item.ladder else ()
+        return ("map", "adcs", "radius", *judged)
 
     def map(self, class_name: str, ax: Axes | None = None) -> Axes:
         """Importance of every orbit for the class, its map marked; of data alone: how orbits stand out.
@@ -80,7 +98,7 @@ class Plots:
         Raises ResultError for an unknown class.
         """
         self._check(class_name, self._result.class_names)
-        with _axes(ax, _SQUARE) as axes:
+        with self._axes(ax, _SQUARE) as axes:
             draw_adcs(axes, self._result, class_name)
             _name(axes, class_name)
         return axes
@@ -109,7 +127,7 @@ class Plots:
 
     def spectra(self, ax: Axes | None = None, relative: bool = False) -> Axes:
         """Mean amplitude of every class over radius; `relative`: over the mean of all classes."""
-        with _axes(ax, (6.0, 3.2)) as axes:
+        with self._axes(ax, (6.0, 3.2)) as axes:
             draw_spectra(axes, self._result, relative, legend=True)
         return axes
 
@@ -125,7 +143,7 @@ class Plots:
         order = by_verdict(self._result)
         judged = any(item.best is not None for item in order)
         shown = order[:most]
-        with _axes(ax, (6.4, 1.0 + 0.22 * len(shown))) as axes:
+        with self._axes(ax, (6.4, 1.0 + 0.22 * len(shown))) as axes:
             (_draw_turned if judged else _draw_rates)(axes, shown)
             _rows(axes, [item.class_name for item in shown], len(order))
         return axes
@@ -137,7 +155,7 @@ class Plots:
         """
         item = self._set(set_name)
         classes = sorted(item.by_class, key=lambda each: -each.drop)[: transfer_figures.MAX_ROWS]
-        with _axes(ax, (6.0, 1.4 + 0.24 * len(classes))) as axes:
+        with self._axes(ax, (6.0, 1.4 + 0.24 * len(classes))) as axes:
             transfer_figures._draw_recall(axes, classes, item.set.name)
             sns.despine(ax=axes)
         return axes
@@ -149,7 +167,7 @@ class Plots:
         """
         finding = self._corruptions()
         height = 1.5 + 0.24 * min(corruption_figures.MAX_ROWS, len(finding.by_class))
-        with _axes(ax, (9.6, height)) as axes:
+        with self._axes(ax, (9.6, height)) as axes:
             _draw_drops(axes, finding)
         return axes
 
@@ -163,7 +181,7 @@ class Plots:
         result = self._result
         searched = result.class_names if result.of_data else _searched(result)
         self._check(class_name, searched)
-        with _axes(ax, size) as axes:
+        with self._axes(ax, size) as axes:
             draw(axes, result, class_name)
             _name(axes, class_name)
         return axes
@@ -176,7 +194,7 @@ class Plots:
         item = items[class_name]
         if not item.ladder:
             raise ResultError(f"Class {class_name!r} was not judged: {item.reason}.")
-        with _axes(ax, _WIDE) as axes:
+        with self._axes(ax, _WIDE) as axes:
             draw(axes, item)
             _name(axes, class_name)
         return axes
@@ -218,7 +236,7 @@ class Plots:
         whole: ProbeResult = probe.results[0]
         scores = zip(self._result.class_names, whole.by_class, strict=True)
         shown = sorted(scores, key=lambda pair: -pair[1].over_chance)[:most]
-        with _axes(ax, (6.4, 1.0 + 0.22 * len(shown))) as axes:
+        with self._axes(ax, (6.4, 1.0 + 0.22 * len(shown))) as axes:
             colour = sns.color_palette("colorblind")[0]
             for row, (_, score) in enumerate(shown):
                 _dot(axes, row, score.over_chance, (score.low, score.high), colour, "o")
@@ -226,32 +244,35 @@ class Plots:
             _rows(axes, [name for name, _ in shown], len(whole.by_class))
         return axes
 
+    @contextmanager
+    def _axes(self, ax: Axes | None, size: tuple[float, float]) -> Iterator[Axes]:
+        """The Axes to draw into: the caller's, in their style, or one of a new figure in ours."""
+        if ax is not None:
+            yield ax
+            return
+        with house_style():
+            figure = self._new_figure(figsize=size, layout="constrained")
+            try:
+                axes = figure.add_subplot()
+                _fix_ticks(axes)
+                yield axes
+            except BaseException:
+                plt.close(figure)
+                raise
 
-@contextmanager
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Iterator[Axes]:
-    """The Axes to draw into: the caller's, in their style, or one of a new pyplot figure in ours."""
-    if ax is not None:
-        yield ax
-        return
-    with house_style():
-        # Through pyplot, so that notebooks and plt.show() find it.
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
-        # Ticks are made when the figure is drawn, under other settings than these.
-        for way in ("x", "y"):
-            axes.tick_params(
-                axis=way,
-                length=mpl.rcParams[f"{way}tick.major.size"],
-                width=mpl.rcParams[f"{way}tick.major.width"],
-                labelsize=mpl.rcParams[f"{way}tick.labelsize"],
-                color=mpl.rcParams[f"{way}tick.color"],
-                labelcolor=mpl.rcParams["text.color"],
-                labelfontfamily=mpl.rcParams["font.sans-serif"][0],
-            )
-        try:
-            yield axes
-        except BaseException:
-            plt.close(figure)
-            raise
+
+def _fix_ticks(axes: Axes) -> None:
+    """Ticks as they are set now: they are made when the figure is drawn, under other settings."""
+    for way in ("x", "y"):
+        axes.tick_params(
+            axis=way,
+            length=mpl.rcParams[f"{way}tick.major.size"],
+            width=mpl.rcParams[f"{way}tick.major.width"],
+            labelsize=mpl.rcParams[f"{way}tick.labelsize"],
+            color=mpl.rcParams[f"{way}tick.color"],
+            labelcolor=mpl.rcParams["text.color"],
+            labelfontfamily=mpl.rcParams["font.sans-serif"][0],
+        )
 
 
 def _searched(result: AuditResult) -> tuple[str, ...]:
