@@ -1,10 +1,17 @@
-"""`shortcut-audit report`: render the page of a finished audit again."""
+"""`shortcut-audit report`: render the page of a finished audit again, or its summary as Markdown."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+from shortcut_audit.errors import SettingsError
+
+if TYPE_CHECKING:
+    from shortcut_audit.results.audit_result import AuditResult
 
 __all__ = ["report"]
 
@@ -12,11 +19,42 @@ __all__ = ["report"]
 def report(
     run: Path = typer.Argument(..., help="Folder of a finished audit."),
     output: Path | None = typer.Option(
-        None, "--output", "-o", help="File to write. [default: RUN/report.html]"
+        None,
+        "--output",
+        "-o",
+        help="Page to write. [default: RUN/report.html; none with --markdown]",
+    ),
+    markdown: str | None = typer.Option(
+        None,
+        "--markdown",
+        help="Write a summary for pull requests and model cards to this file; - is standard output.",
+    ),
+    model_card: bool = typer.Option(
+        False, "--model-card", help="With --markdown: metadata of a Hugging Face model card on top."
     ),
 ) -> None:
-    """Write the HTML page of a finished audit (no model, data or torch needed)."""
+    """Write the HTML page of a finished audit, or a summary (no model, data or torch needed)."""
     from shortcut_audit.report.html import write_report
     from shortcut_audit.results.store import load_result
 
-    typer.echo(f"Page: {write_report(load_result(run), output or run)}")
+    if model_card and markdown is None:
+        raise SettingsError("A model card is written in Markdown.", "Give --markdown FILE too.")
+    result = load_result(run)
+    if markdown is not None:
+        _write_markdown(result, markdown, model_card)
+    if markdown is None or output is not None:
+        # Standard output may hold the summary.
+        typer.echo(f"Page: {write_report(result, output or run)}", err=markdown == "-")
+
+
+def _write_markdown(result: AuditResult, target: str, model_card: bool) -> None:
+    from shortcut_audit.report.markdown import markdown_summary
+    from shortcut_audit.results.store import write_bytes
+
+    content = markdown_summary(result, model_card=model_card).encode()
+    if target == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    write_bytes(Path(target), content)
+    typer.echo(f"Summary: {target}")
