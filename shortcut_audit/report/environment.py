@@ -68,7 +68,12 @@ def rendered(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, interval=interval_text, duration=duration, coded=_coded, **filters
+        percent=percent,
+        interval=interval_text,
+        duration=duration,
+        coded=_coded,
+        named=_named,
+        **filters,
     )
     style = _asset("page.css")
     running = "" if script is None else _asset(script)
@@ -94,6 +99,11 @@ def _policy(style: str, script: str) -> str:
 def _hash(content: str) -> str:
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
     return f"'sha256-{digest}'"
+
+
+def _named(name: str) -> str:
+    """A name for a heading: a class may have an empty one, a heading may not."""
+    return name if name.strip() else "(no name)"
 
 
 def _coded(text: str) -> Markup:

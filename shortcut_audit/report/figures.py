@@ -247,8 +247,8 @@ def mean_spectra_figure(result: AuditResult) -> Figure:
     """Mean amplitude of every class over radius, and each class's against the mean of all."""
     with house_style():
         figure = Figure(figsize=(9.6, 3.2))
-        left = figure.add_axes((0.07, 0.15, 0.33, 0.75))
-        right = figure.add_axes((0.47, 0.15, 0.33, 0.75))
+        left = figure.add_axes((0.09, 0.15, 0.31, 0.75))
+        right = figure.add_axes((0.475, 0.15, 0.325, 0.75))
         draw_spectra(left, result)
         draw_spectra(right, result, relative=True, legend=True)
     return figure

@@ -43,3 +43,29 @@ def screened() -> AuditResult:
 def hierarchical() -> AuditResult:
     """Maps of orbits that were ranked together."""
     return audit_by("hierarchical")
+
+
+@pytest.fixture(scope="session")
+def fine() -> AuditResult:
+    """A grid too fine for a page to hold each rank."""
+    pairs = random_images(6, 2, (3, 94, 92), seed=5)
+    return sa.audit(conv_model(2, 3), pairs, batch_size=64, examples=1)
+
+
+@pytest.fixture
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures have tests of their own, and take most of a page's time."""
+    for module in ("model_page", "data_page", "verdict_page", "corruption_page", "transfer_page"):
+        for drawing in ("map_bytes", "png_bytes"):
+            name = f"shortcut_audit.report.{module}.{drawing}"
+            monkeypatch.setattr(name, lambda *_, **__: b"drawn", raising=False)
+    for name in (
+        "verdict_page.ladder_figure",
+        "data_page.data_class_figure",
+        "data_page.mean_spectra_figure",
+        "corruption_page.drop_figure",
+        "corruption_page.prediction_figure",
+        "transfer_page.transfer_figure",
+        "transfer_page.groups_figure",
+    ):
+        monkeypatch.setattr(f"shortcut_audit.report.{name}", lambda *_, **__: None)
