@@ -1,13 +1,30 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Callable
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from judged import SHORTCUT
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
+from routes import audit_by
 
-from shortcut_audit.report.figures import class_figure, full_plane, map_bytes, png_bytes
+from shortcut_audit.report.figures import (
+    class_figure,
+    data_class_figure,
+    full_plane,
+    house_style,
+    map_bytes,
+    mean_spectra_figure,
+    plain_label,
+    png_bytes,
+)
+from shortcut_audit.report.verdict_figures import ladder_figure
 from shortcut_audit.results.audit_result import AuditResult
 
 
@@ -59,3 +76,108 @@ def test_maps_of_fine_grids_are_drawn_with_fewer_dots(
     widths = [Image.open(io.BytesIO(content)).width for content in (whole, fine)]
     assert widths == [1056, 768]
     assert plt.get_fignums() == []
+
+
+def settings() -> dict[str, object]:
+    return dict(mpl.rcParams)
+
+
+def scaled(result: AuditResult, factor: float) -> AuditResult:
+    """The result with all importances times `factor`."""
+    arrays = {
+        name: array * np.float32(factor) if "importance" in name else array
+        for name, array in result.arrays.items()
+    }
+    return result.with_arrays(arrays)
+
+
+def wide(result: AuditResult) -> AuditResult:
+    """The result as if of a grid with numbers of three digits, at which labels are widest."""
+    grid = result.grid.model_copy(update={"height": 224, "width": 224})
+    return result.model_copy(update={"grid": grid}).with_arrays(result.arrays)
+
+
+FIGURES: dict[str, Callable[[AuditResult, AuditResult], Figure]] = {
+    "class": lambda model, _: class_figure(model, model.class_names[0]),
+    "class, tiny numbers": lambda model, _: class_figure(scaled(model, -1.2e-6), model.class_names[0]),
+    "class, huge numbers": lambda model, _: class_figure(scaled(model, 3.4e6), model.class_names[0]),
+    "class, fine grid": lambda model, _: class_figure(wide(model), model.class_names[0]),
+    "class, long unit": lambda *_: class_figure(audit_by("tiles"), "bee"),
+    "data class": lambda _, data: data_class_figure(data, data.class_names[0]),
+    "spectra": lambda _, data: mean_spectra_figure(data),
+    "ladder": lambda model, _: ladder_figure(model.shortcuts.by_class[0].model_copy(update=SHORTCUT)),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_word_lies_within_its_figure_and_on_no_other(
+    name: str, hostile: AuditResult, hostile_data: AuditResult
+) -> None:
+    figure = FIGURES[name](hostile, hostile_data)
+    with house_style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
+        png_bytes(figure)
+        boxes = {
+            text: text.get_window_extent()
+            for text in set(figure.findobj(Text)) - unseen(figure)
+            if text.get_visible() and text.get_text().strip()
+        }
+    assert len(boxes) > 10
+    inside = figure.bbox
+    for text, box in boxes.items():
+        assert min(box.x0, box.y0, inside.x1 - box.x1, inside.y1 - box.y1) >= 0, text.get_text()
+        for other, another in boxes.items():
+            # A hair of overlap is the space around letters.
+            over_x = min(box.x1, another.x1) - max(box.x0, another.x0)
+            over_y = min(box.y1, another.y1) - max(box.y0, another.y0)
+            assert other is text or over_x <= 2 or over_y <= 2, (text.get_text(), other.get_text())
+
+
+def unseen(figure: Figure) -> set[Text]:
+    """Labels of ticks beyond the ends of an axis, which nobody sees."""
+    labels = set()
+    for axis in [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]:
+        low, high = sorted(axis.get_view_interval())
+        for tick in [*axis.majorTicks, *axis.minorTicks]:
+            if not low <= tick.get_loc() <= high:
+                labels |= {tick.label1, tick.label2}
+    return labels
+
+
+def test_settings_backend_and_open_figures_are_left_as_found(grey: AuditResult) -> None:
+    mine = plt.figure()
+    with mpl.rc_context({"font.size": 31, "axes.facecolor": "black", "xtick.labelsize": 3}):
+        before, backend = settings(), mpl.get_backend()
+        content = map_bytes(grey, grey.class_names[0])
+        assert settings() == before
+        assert mpl.get_backend() == backend
+        assert plt.get_fignums() == [mine.number]
+    plt.close(mine)
+    # Nor do the user's settings change what is drawn.
+    assert content == map_bytes(grey, grey.class_names[0])
+
+
+def test_what_is_dense_is_rasterised(grey: AuditResult, hostile: AuditResult) -> None:
+    rest, shown = class_figure(grey, grey.class_names[0]).axes[2].collections
+    assert rest.get_rasterized()
+    assert not shown.get_rasterized()
+    arrays = {**hostile.arrays}
+    arrays["dominant_frequencies/kept"] = np.ones_like(arrays["dominant_frequencies/kept"])
+    n = arrays["dominant_frequencies/kept"].shape[1]
+    assert 2 * n < 300
+    many = {
+        name: np.concatenate([array] * 8, axis=-1)
+        if array.shape[-1:] == (n,) and not name.startswith("shortcuts/")
+        else array
+        for name, array in arrays.items()
+    }
+    figure = class_figure(hostile.with_arrays(many), hostile.class_names[0])
+    assert figure.axes[0].collections[0].get_rasterized()
+    assert figure.axes[2].collections[1].get_rasterized()
+
+
+def test_labels_are_one_short_line_without_formulas() -> None:
+    assert plain_label("_hidden") == " _hidden"
+    assert plain_label("$x$") == r" \$x\$"
+    assert plain_label("a\nb\u202ec") == " a b c"
+    assert len(plain_label("x" * 300)) == 25
