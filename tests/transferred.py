@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from judged import INCONCLUSIVE, NOTHING, SHORTCUT, UNJUDGED
+from judged import INCONCLUSIVE, NOTHING, SHORTCUT, UNJUDGED, pair
 
 from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.model_transfer import (
     Agreement,
     ClassAgreement,
@@ -19,8 +20,10 @@ from shortcut_audit.results.model_transfer import (
 from shortcut_audit.results.provenance import Timing
 from shortcut_audit.results.settings import AuditSettings
 from shortcut_audit.results.shortcut_findings import ClassShortcut
+from shortcut_audit.results.statistics import unpaired_interval, unpaired_p_value
+from shortcut_audit.results.transfer_findings import ClassTransfer
 
-__all__ = ["EVERY", "VERDICTS", "made"]
+__all__ = ["EVERY", "VERDICTS", "made", "outcome"]
 
 VERDICTS: dict[str, dict[str, Any]] = {
     "shortcut": SHORTCUT,
@@ -101,3 +104,61 @@ def made(
         agreements=agreements,
         timing=Timing(finished_at="now", measuring_seconds=1, images_per_second=2),
     )
+
+
+def outcome(
+    n: int = 40,
+    *,
+    here: int = 36,
+    home: int = 36,
+    exchanged: int = 36,
+    without: int = 36,
+    without_random: int | None = 36,
+    restored: int = 36,
+    restored_foreign: int = 36,
+    wide: tuple[int, int, int] | None = None,
+    name: str = "ant",
+    **more: Any,
+) -> ClassTransfer:
+    """`n` images on both sides; of each, how many were called by the class. `wide`: with all waves of the
+    shortcut's radii of other classes, without them, and with those of the class's other images."""
+
+    def against(first: int, second: int) -> Paired:
+        return pair(n, first, second, min(first, second))
+
+    values: dict[str, Any] = {
+        "class_name": name,
+        "verdict": "shortcut",
+        "n_images": n,
+        "recall": Rate(hits=here, n=n),
+        "recall_home": Rate(hits=home, n=n),
+        "change_p_value": unpaired_p_value(home, n, here, n),
+        "change_interval": unpaired_interval(here, n, home, n),
+        "false_calls": Rate(hits=0, n=n),
+        "tpr_kept": Rate(hits=20, n=n) if n >= 20 else Rate(hits=0, n=n),
+        "fpr_kept": Rate(hits=0, n=n),
+        "tpr_kept_home": Rate(hits=20, n=n) if n >= 20 else Rate(hits=0, n=n),
+        "n_orbits": 2,
+        "share": 0.01,
+        "replaced": against(here, exchanged),
+        "removed": against(here, without),
+        "removed_over_random": None if without_random is None else against(without_random, without),
+        **(
+            {}
+            if wide is None
+            else {
+                "wide_orbits": 20,
+                "wide_share": 0.1,
+                "wide_replaced": against(here, wide[0]),
+                "wide_removed": against(here, wide[1]),
+                "wide_over_own": against(wide[2], wide[0]),
+            }
+        ),
+        "restored": against(restored, here),
+        "restored_over_foreign": against(restored, restored_foreign),
+        "flips": against(n // 2, 0),
+        "flips_over_foreign": against(n // 2, 0),
+        "flips_over_erased": against(n // 2, 0),
+        **more,
+    }
+    return ClassTransfer(**values)

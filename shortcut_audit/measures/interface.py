@@ -72,6 +72,8 @@ class Outline:
     searched: tuple[int, ...]
     # Rows of each class in each other set that the audit goes on to, empty where it has none.
     shifted_rows: tuple[tuple[tuple[int, int], ...], ...] = ()
+    # Which of these sets hold other copies of the audit's own images.
+    shifted_copies: tuple[bool, ...] = ()
     # Which search ranks the orbits, and why this one where the user left it open.
     search: SearchName = "exact"
     search_reason: str = ""

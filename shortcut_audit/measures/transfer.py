@@ -7,15 +7,16 @@ set are put on trial as judgement images are, with donors from the audit's own i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shortcut_audit.data.pixels import AuditImages
 from shortcut_audit.fourier.masks import found_share
-from shortcut_audit.measures.cases import ladder_of, ring_numbers, run_trials, with_choice
+from shortcut_audit.measures.cases import ladder_of, run_trials
+from shortcut_audit.measures.energies import ENERGY, energies_of, run_energy
 from shortcut_audit.measures.interface import (
     Advance,
     Arrays,
@@ -30,16 +31,17 @@ from shortcut_audit.measures.interface import (
     Totals,
     Work,
     blocks_between,
+    image_shards,
     logits_in_batches,
     require_finite,
 )
-from shortcut_audit.measures.searches.interface import MEASURE as MAPS
-from shortcut_audit.measures.shortcuts import NAME as SHORTCUTS
+from shortcut_audit.measures.outcomes import NAME as OUTCOMES
+from shortcut_audit.measures.outcomes import image_numbers
 from shortcut_audit.measures.transfer_bands import BAND_NAMES, BandSums, run_bands
+from shortcut_audit.measures.transfer_cases import TransferCase, case_of
 from shortcut_audit.measures.transfer_effects import ClassOutcomes, Parts, set_transfer
-from shortcut_audit.measures.trials import ARMS_OF_RINGS, PAIRS_FROM, Partners, Trial
+from shortcut_audit.measures.trials import Partners, Trial
 from shortcut_audit.results.findings import Finding
-from shortcut_audit.results.shortcut_findings import VERDICTS, Verdict
 from shortcut_audit.results.transfer_findings import TransferFinding
 
 __all__ = ["Transfer"]
@@ -47,34 +49,13 @@ __all__ = ["Transfer"]
 ANSWERS, TRIALS, BANDS = "answers", "trials", "bands"
 # What is tried, and on which images: the class's own there, with orbits of others or without; with the
 # map alone; with the orbits of the audit's images; other images there with these; own images at home
-# with the map alone.
-Part = Literal["own", "map", "restored", "others", "map at home"]
-_PARTS: tuple[Part, ...] = ("own", "map", "restored", "others", "map at home")
+# with the map alone; own images there with all waves of the shortcut's radii of others, or without; with
+# those of other images of the class.
+Part = Literal["own", "map", "restored", "others", "map at home", "wide", "wide of its own"]
+_PARTS: tuple[Part, ...] = get_args(Part)
 # Random draws of transfer are apart from those of verdicts, and the same in every set: the place of a set
 # among others is no part of its numbers, and copies of one set under two names have the same partners.
 _DRAW = 1000
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A searched class: its ladder and map as rankings, and the best rung, of `n_orbits` or a `ring`."""
-
-    column: int
-    class_index: int
-    verdict: Verdict
-    order: NDArray[np.int32]
-    kept: NDArray[np.int32]
-    best: NDArray[np.bool_]
-    n_orbits: int
-    ring: int | None
-    rungs: tuple[int, ...]
-    choice: bool
-
-    def trial(self, what: str) -> Trial:
-        """A trial of the best rung, or the one of a ring that stands for it."""
-        if self.ring is None:
-            return Trial(what, self.n_orbits)  # type: ignore[arg-type]
-        return Trial(ARMS_OF_RINGS[what], self.ring)
 
 
 @dataclass(frozen=True)
@@ -91,10 +72,11 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Recall, map and shortcut of every class on every other set, in one round of trials."""
+    """Recall, map and shortcut of every class on every other set, in one round of trials; before it,
+    one without a pass, for what is light."""
 
     name: str = "transfer"
-    revision: int = 2
+    revision: int = 3
     split: Split = "judge"
 
     def relevant_to(self, outline: Outline) -> dict[str, Any]:
@@ -107,26 +89,29 @@ class Transfer:
         }
 
     def planned_passes(self, outline: Outline) -> int:
-        """Passes where every class has a whole ladder and every null, and all other sets hold copies."""
+        """Passes where every class has a whole ladder and every null."""
         n_rungs = len(ladder_of(outline.grid.n_orbits - 1))
         total = sum(stop - start for start, stop in outline.judge_rows)
-        for rows_by_class in outline.shifted_rows:
+        for set_index, rows_by_class in enumerate(outline.shifted_rows):
             sizes = [stop - start for start, stop in rows_by_class]
             # Of copies, band by band.
-            total += (1 + len(BAND_NAMES)) * sum(sizes)
+            total += (1 + (len(BAND_NAMES) if outline.shifted_copies[set_index] else 0)) * sum(sizes)
             for index in outline.searched:
                 start, stop = outline.judge_rows[index]
                 own, donors = sizes[index], stop - start
                 if not own:
                     continue
-                total += (3 + 2) * own + 2 * min(own, donors) + donors
+                total += (3 + 2 + 3) * own + 2 * min(own, donors) + donors
                 total += (n_rungs + 3) * min(donors, sum(sizes) - own)
         return total
 
     def rounds(
         self, outline: Outline, images: AuditImages, found: Arrays
     ) -> Rounds[tuple[Finding, Arrays]]:
-        cases = [_case_of(outline, found, column) for column in range(len(outline.searched))]
+        energy = image_shards(self.name, outline, "search", 0)
+        done = yield Round([replace(shard, work=Work(ENERGY, {})) for shard in energy])
+        energies = energies_of(outline, (pair for n in range(outline.n_classes) for pair in done.of(n)))
+        cases = [case_of(outline, found, column, energies) for column in range(len(outline.searched))]
         answers, bands = self._answers(outline), self._bands(outline, images)
         trials: list[Shard] = []
         wanted = {
@@ -141,6 +126,7 @@ class Transfer:
         shards = [*answers, *sorted([*bands, *trials], key=lambda shard: shard.rows)]
         done = yield Round(shards)
         predicted = _predicted(outline, images, done)
+        arrays: Arrays = {}
         by_set = []
         for set_index in range(len(outline.shifted_rows)):
             outcomes = [
@@ -152,7 +138,8 @@ class Transfer:
             ]
             sums = _bands_of(outline, images, done, set_index)
             by_set.append(set_transfer(outline, images, set_index, predicted, outcomes, sums))
-        return TransferFinding(by_set=tuple(by_set)), {}
+            arrays |= _outcomes_of_images(images, set_index, predicted)
+        return TransferFinding(by_set=tuple(by_set)), arrays
 
     def run(
         self, shard: Shard, subject: Subject, block: Block, found: Arrays, advance: Advance
@@ -162,6 +149,8 @@ class Transfer:
             return run_trials(shard, subject, block, advance)
         if shard.work.kind == BANDS:
             return run_bands(shard, subject, block, advance)
+        if shard.work.kind == ENERGY:
+            return run_energy(subject, block)
         logits = logits_in_batches(subject, block.images, advance)
         require_finite(logits, subject, shard.rows, "")
         return {"predicted": logits.argmax(dim=1).cpu().numpy().astype(np.int32)}
@@ -207,7 +196,9 @@ class Transfer:
             work=work,
         )
 
-    def _shards(self, outline: Outline, images: AuditImages, case: _Case, wanted: _Wanted) -> list[Shard]:
+    def _shards(
+        self, outline: Outline, images: AuditImages, case: TransferCase, wanted: _Wanted
+    ) -> list[Shard]:
         partners = wanted.partners
         digests = [images.store.digests[row] for row in (*partners.receivers, *partners.foreign)]
         work = Work(
@@ -229,36 +220,9 @@ class Transfer:
         ]
 
 
-def _case_of(outline: Outline, found: Arrays, column: int) -> _Case:
-    order = found[f"{SHORTCUTS}/order"][column].astype(np.int32)
-    best = found[f"{SHORTCUTS}/best"][column].astype(np.bool_)
-    n_orbits = int(best.sum())
-    ring = None
-    if not np.array_equal(best, (order > 0) & (order <= n_orbits)):
-        of_orbit = ring_numbers(outline.grid)
-        first = int(of_orbit[best].min())
-        pair = len(np.unique(of_orbit[best])) > 1
-        ring = PAIRS_FROM + first if pair else first
-    kept = found[f"{MAPS}/kept"][column].astype(np.bool_)
-    ranks = np.zeros(len(kept), dtype=np.int32)
-    ranks[kept] = np.arange(1, int(kept.sum()) + 1)
-    whole = int(order.max())
-    rungs = ladder_of(outline.grid.n_orbits - 1)
-    return _Case(
-        column=column,
-        class_index=outline.searched[column],
-        verdict=VERDICTS[int(found[f"{SHORTCUTS}/verdict"][column])],
-        order=order,
-        kept=ranks,
-        best=best,
-        n_orbits=n_orbits,
-        ring=ring,
-        rungs=(*(n for n in rungs if n < whole), whole),
-        choice=ring is None and with_choice(outline.grid, np.flatnonzero(best)),
-    )
-
-
-def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: int) -> list[_Wanted]:
+def _wanted_of(
+    outline: Outline, images: AuditImages, case: TransferCase, set_index: int
+) -> list[_Wanted]:
     """All trials of a class on one other set; none where the set has no image of it."""
     index = case.class_index
     there, home = outline.shifted_rows[set_index], outline.judge_rows
@@ -316,7 +280,37 @@ def _wanted_of(outline: Outline, images: AuditImages, case: _Case, set_index: in
             case.kept,
             kept[:1],
         ),
+        *_wanted_of_wide(case, set_index, own, given, generator),
     ]
+
+
+def _wanted_of_wide(
+    case: TransferCase,
+    set_index: int,
+    own: tuple[int, int],
+    given: NDArray[np.int64],
+    generator: np.random.Generator,
+) -> list[_Wanted]:
+    """The same of all waves of the shortcut's radii, and with those of other images of the class; nothing
+    where they are no more than the best rung."""
+    n_wide = int(case.wide.max())
+    if not n_wide:
+        return []
+    exchanged, removed = Trial("transplant foreign", n_wide), Trial("remove", n_wide)
+    in_place = np.arange(*own, dtype=np.int64)
+    of_its_own = Partners(in_place, _others_of_the_same(in_place, generator))
+    return [
+        _Wanted(set_index, "wide", own, Partners(in_place, given), case.wide, (exchanged, removed)),
+        _Wanted(set_index, "wide of its own", own, of_its_own, case.wide, (exchanged,)),
+    ]
+
+
+def _others_of_the_same(rows: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+    """For each of `rows` another one of them, each once; a single one has only itself."""
+    order = generator.permutation(len(rows))
+    donors = np.empty_like(rows)
+    donors[order] = rows[np.roll(order, 1)]
+    return donors
 
 
 def _not_of_the_same(
@@ -368,10 +362,23 @@ def _predicted(outline: Outline, images: AuditImages, done: Done) -> NDArray[np.
     return predicted
 
 
+def _outcomes_of_images(images: AuditImages, set_index: int, predicted: NDArray[np.int32]) -> Arrays:
+    """Every image of a set used, class by class, with what it is called."""
+    rows = images.shifted[set_index].rows
+    start, stop = rows[0][0], rows[-1][1]
+    sizes = [last - first for first, last in rows]
+    name = f"{OUTCOMES}/shifted/{set_index}"
+    return {
+        f"{name}/image": image_numbers(images.store.digests[start:stop]),
+        f"{name}/class": np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        f"{name}/predicted": predicted[start:stop],
+    }
+
+
 def _outcomes(
     outline: Outline,
     images: AuditImages,
-    case: _Case,
+    case: TransferCase,
     wanted: Sequence[_Wanted],
     predicted: NDArray[np.int32],
     done: Done,
@@ -413,6 +420,8 @@ def _outcomes(
         trial=case.trial,
         with_random=case.choice,
         n_kept=int(case.kept.max()),
+        n_wide=int(case.wide.max()),
+        wide_share=share(case.wide, int(case.wide.max())),
         rungs=rungs,
         parts=Parts(
             own=found["own"],
@@ -420,6 +429,8 @@ def _outcomes(
             restored=found["restored"],
             others=found["others"],
             home=found["map at home"],
+            wide=found.get("wide", {}),
+            wide_of_its_own=found.get("wide of its own", {}),
         ),
         before_restored=predicted[receivers["restored"]] == output,
         before_others=predicted[receivers["others"]] == output,

@@ -1,18 +1,12 @@
-"""From outcomes on another set to what a shortcut does there: holds the score up, is missed, or neither.
-
-Two questions, each against nulls. Does the shortcut hold recall up there? Then the class falls when its
-orbits give way to those of other classes, and falls more than without random ones. Is it missing there?
-Then recall is lower than at home, and comes back once images hold the orbits of the audit's own images
-of the class, and not those of other classes.
-"""
+"""From outcomes on another set to counts, class by class and over the set, and what follows from them."""
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,32 +15,17 @@ from shortcut_audit.data.pixels import AuditImages, ShiftedImages
 from shortcut_audit.measures.interface import Outline
 from shortcut_audit.measures.transfer_bands import BandSums, band_changes
 from shortcut_audit.measures.transfer_groups import groups_of, mismapped
+from shortcut_audit.measures.transfer_questions import effects_of
 from shortcut_audit.measures.trials import PAIRS_FROM, Trial
-from shortcut_audit.measures.verdicts import EFFECT, RULED_OUT, SIGNIFICANT
 from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.shortcut_findings import Verdict
-from shortcut_audit.results.statistics import (
-    adjusted_p_values,
-    paired_p_value,
-    unpaired_interval,
-    unpaired_p_value,
-)
-from shortcut_audit.results.transfer_findings import (
-    ClassTransfer,
-    CurvePoint,
-    Effect,
-    SetTransfer,
-)
+from shortcut_audit.results.statistics import paired_p_value, unpaired_interval, unpaired_p_value
+from shortcut_audit.results.transfer_findings import ClassTransfer, CurvePoint, SetTransfer
 
-__all__ = ["ClassOutcomes", "Parts", "effects_of", "set_transfer"]
+__all__ = ["ClassOutcomes", "Parts", "set_transfer"]
 
 Outcome = NDArray[np.bool_]
 Outcomes = Mapping[Trial, Outcome]
-
-# Two questions are asked of every class.
-_N_QUESTIONS = 2
-# Multiples of the images there were that are looked at for what would decide an open case.
-_FACTORS = (1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 
 
 @dataclass(frozen=True)
@@ -58,13 +37,16 @@ class Parts:
     restored: Outcomes
     others: Outcomes
     home: Outcomes
+    wide: Outcomes
+    wide_of_its_own: Outcomes
 
 
 @dataclass(frozen=True)
 class ClassOutcomes:
     """One searched class on another set: what was tried, and whether images were called by it.
 
-    `trial(what)`: the trial of the best rung; `rungs`: (n_orbits, share, ring) of the curve;
+    `trial(what)`: the trial of the best rung; `n_wide` orbits, `wide_share` of the spectrum: all waves of
+    its radii, 0 where these are no more; `rungs`: (n_orbits, share, ring) of the curve;
     `before_restored`, `before_others`: called by the class as they are, of the images that took orbits.
     """
 
@@ -75,6 +57,8 @@ class ClassOutcomes:
     trial: Callable[[str], Trial]
     with_random: bool
     n_kept: int
+    n_wide: int
+    wide_share: float
     rungs: tuple[tuple[int, float, int | None], ...]
     parts: Parts
     before_restored: Outcome
@@ -205,6 +189,7 @@ def _counted(
         removed_over_random=_paired(parts.own[each.trial("remove random")], parts.own[removed])
         if each.with_random
         else None,
+        **_counted_wide(each, own),
         restored=_paired(parts.restored[put], each.before_restored),
         restored_over_foreign=_paired(parts.restored[put], parts.restored[from_foreign]),
         flips=_paired(others[put], each.before_others),
@@ -226,6 +211,20 @@ def _counted(
     )
 
 
+def _counted_wide(each: ClassOutcomes, own: Outcome) -> dict[str, Any]:
+    """The counts of all waves of the shortcut's radii; `own`: called by the class as they are."""
+    if not each.n_wide:
+        return {}
+    replaced = each.parts.wide[exchanged := Trial("transplant foreign", each.n_wide)]
+    return {
+        "wide_orbits": each.n_wide,
+        "wide_share": each.wide_share,
+        "wide_replaced": _paired(own, replaced),
+        "wide_removed": _paired(own, each.parts.wide[Trial("remove", each.n_wide)]),
+        "wide_over_own": _paired(each.parts.wide_of_its_own[exchanged], replaced),
+    }
+
+
 def _rate(outcome: Outcome) -> Rate:
     return Rate(hits=int(outcome.sum()), n=len(outcome))
 
@@ -244,228 +243,6 @@ def _fall_p_value(own: Outcome, home: Outcome, change: Paired | None) -> float:
     if change is not None:
         return paired_p_value(change.only_second, change.only_first)
     return unpaired_p_value(int(home.sum()), len(home), int(own.sum()), len(own))
-
-
-# What follows from the counts.
-
-
-@dataclass(frozen=True)
-class _Question:
-    """One of the two: its size over every null, whether it is sure, and what cannot be excluded."""
-
-    size: float
-    p_value: float
-    low: float
-    high: float
-
-
-def _props(item: ClassTransfer) -> _Question:
-    """Does the shortcut hold recall up there?"""
-    pairs = [item.replaced, item.removed]
-    if item.removed_over_random is not None:
-        pairs.append(item.removed_over_random)
-    return _Question(
-        size=min(pair.difference for pair in pairs),
-        p_value=max(pair.p_value for pair in pairs),
-        low=min(pair.interval[0] for pair in pairs),
-        high=min(pair.interval[1] for pair in pairs),
-    )
-
-
-def _taken_out(item: ClassTransfer) -> _Question:
-    """Does recall hang on the orbits there, whoever else has the like of them?"""
-    pairs = [item.removed]
-    if item.removed_over_random is not None:
-        pairs.append(item.removed_over_random)
-    return _Question(
-        size=min(pair.difference for pair in pairs),
-        p_value=max(pair.p_value for pair in pairs),
-        low=min(pair.interval[0] for pair in pairs),
-        high=min(pair.interval[1] for pair in pairs),
-    )
-
-
-def _is_everywhere(item: ClassTransfer) -> bool:
-    """Whether the class hangs on the orbits there, and images of other classes serve as well."""
-    taken = _taken_out(item)
-    return (
-        taken.low > 0
-        and taken.size >= EFFECT
-        and item.replaced.difference < taken.size / 2
-        and (item.false_calls.value or 0.0) >= EFFECT
-    )
-
-
-def _lacks(item: ClassTransfer) -> _Question:
-    """Is it missing there, so that the class falls?"""
-    pairs = [item.restored, item.restored_over_foreign]
-    # The interval is of recall there less that at home.
-    fall_low, fall_high = -item.change_interval[1], -item.change_interval[0]
-    p_value = item.change_p_value if item.change_p_value is not None else 1.0
-    return _Question(
-        size=min(item.drop, *(pair.difference for pair in pairs)),
-        p_value=max(p_value, *(pair.p_value for pair in pairs)),
-        low=min(fall_low, *(pair.interval[0] for pair in pairs)),
-        high=min(fall_high, *(pair.interval[1] for pair in pairs)),
-    )
-
-
-def effects_of(items: Sequence[ClassTransfer]) -> list[ClassTransfer]:
-    """`items` with both effects, p, q over the classes of the set, and what the shortcut does there."""
-    questions = [(_props(item), _lacks(item)) for item in items]
-    # A class without a shortcut of its own has none that could travel, and is no comparison.
-    tested = [item.verdict != "no shortcut" for item in items]
-    p_values = [
-        min(1.0, _N_QUESTIONS * min(props.p_value, lacks.p_value)) if asked else None
-        for (props, lacks), asked in zip(questions, tested, strict=True)
-    ]
-    q_values = adjusted_p_values(p_values)
-    told = []
-    for item, (props, lacks), p_value, q_value in zip(items, questions, p_values, q_values, strict=True):
-        effect = _effect(item, props, lacks, q_value)
-        found = item.model_copy(
-            update={
-                "props": props.size,
-                "lacks": lacks.size,
-                "effect": effect,
-                "p_value": p_value,
-                "q_value": q_value,
-                "reason": _reason(item, effect),
-            }
-        )
-        # Where other classes carry the cue too, more images would tell no more.
-        is_open = effect == "inconclusive" and item.verdict == "shortcut" and not _is_everywhere(item)
-        told.append(found.model_copy(update={"needed": _needed(found)}) if is_open else found)
-    return told
-
-
-def _effect(item: ClassTransfer, props: _Question, lacks: _Question, q_value: float | None) -> Effect:
-    if item.verdict == "no shortcut":
-        return "no effect"
-    sure = [
-        (question.size, effect)
-        for question, effect in ((props, "illusion"), (lacks, "drop"))
-        if question.size >= EFFECT
-        and question.low > 0
-        and q_value is not None
-        and q_value <= SIGNIFICANT
-        and _N_QUESTIONS * question.p_value <= SIGNIFICANT
-    ]
-    if item.verdict == "shortcut" and sure:
-        return max(sure)[1]  # type: ignore[return-value]
-    asked = (props, lacks, _taken_out(item)) if item.verdict == "shortcut" else (props, lacks)
-    none = all(question.size < EFFECT and question.high < RULED_OUT for question in asked)
-    return "no effect" if none else "inconclusive"
-
-
-def _percent(value: float | None) -> str:
-    return f"{100 * (value or 0.0):.0f}%"
-
-
-def _points(value: float) -> str:
-    points = round(100 * value)
-    return f"{points} point{'s' if abs(points) != 1 else ''}"
-
-
-def _reason(item: ClassTransfer, effect: Effect) -> str:
-    name = f"“{item.class_name}”"
-    if item.verdict == "no shortcut":
-        return f"On its own images {name} hangs on no shortcut, so that none travels."
-    if item.verdict != "shortcut" and effect != "no effect":
-        return f"Whether {name} hangs on a shortcut is open on its own images; so is what it does here."
-    recall, home = _percent(item.recall.value), _percent(item.recall_home.value)
-    if effect == "illusion":
-        return (
-            f"The shortcut is here too and holds the score up: {name} is recalled in {recall} of its"
-            f" images (at home {home}), and in {_percent(item.replaced.second.value)} once these orbits"
-            " are those of other classes."
-        )
-    if effect == "drop":
-        return (
-            f"The shortcut is missing here: {name} falls from {home} to {recall}, and comes back to"
-            f" {_percent(item.restored.first.value)} with these orbits of the audit's own images (with"
-            f" those of other classes {_percent(item.restored_over_foreign.second.value)})."
-        )
-    if effect == "no effect":
-        return (
-            f"The shortcut does little here: recall is {recall} (at home {home}), exchanging its orbits"
-            f" costs {_points(item.replaced.difference)}, and those of the audit's own images bring back"
-            f" {_points(item.restored.difference)}."
-        )
-    if _is_everywhere(item):
-        return (
-            f"Recall is {recall} (at home {home}) and hangs on the shortcut's orbits: without them"
-            f" it falls by {_points(item.removed.difference)}. But those of other classes here do as"
-            f" well, and {_percent(item.false_calls.value)} of their images are called {name}: more than"
-            " one class here carries the cue, and recall says little."
-        )
-    return (
-        f"Not clear: recall is {recall} (at home {home}); exchanging the shortcut's orbits costs"
-        f" {_points(item.replaced.difference)}, and those of the audit's own images bring back"
-        f" {_points(item.restored.difference)}."
-    )
-
-
-def _needed(item: ClassTransfer) -> str:
-    """Images at which the same rates would be sure, or rule out what matters."""
-    # What the adjustment has made of p so far it will make of it then.
-    made = (item.q_value or 1.0) / item.p_value if item.p_value else 1.0
-    for factor in _FACTORS:
-        larger = _larger(item, factor)
-        props, lacks = _props(larger), _lacks(larger)
-        q_value = min(1.0, made * _N_QUESTIONS * min(props.p_value, lacks.p_value))
-        if _effect(larger, props, lacks, q_value) != "inconclusive":
-            break
-    else:
-        return (
-            f"Even {_FACTORS[-1]} times as many images might not decide it: what it does is borderline."
-        )
-    wanted = item.n_images * factor
-    step = 10 ** max(0, math.floor(math.log10(wanted)) - 1)
-    enough = math.ceil(wanted / step) * step
-    if enough <= item.recall_home.n:
-        what, there_were = "", f"{item.n_images}"
-    else:
-        what, there_were = (
-            ", and as many to judge by at home,",
-            f"{item.n_images} and {item.recall_home.n}",
-        )
-    return (
-        f"About {enough} images of “{item.class_name}” here{what} would decide it (there were"
-        f" {there_were})."
-    )
-
-
-def _larger(item: ClassTransfer, factor: float) -> ClassTransfer:
-    """The same rates of `factor` times as many images, and at home of no fewer than there."""
-    names = ("change", "replaced", "removed", "removed_over_random", "restored", "restored_over_foreign")
-    pairs = {name: _scaled(pair, factor) for name in names if (pair := getattr(item, name)) is not None}
-    own, home = item.recall, item.recall_home
-    at_home = max(1.0, factor * own.n / home.n)
-    counts = _times(own, factor), _times(home, at_home)
-    change = pairs.get("change")
-    return item.model_copy(
-        update={
-            **pairs,
-            "change_p_value": unpaired_p_value(*counts[1], *counts[0])
-            if change is None
-            else paired_p_value(change.only_second, change.only_first),
-            "change_interval": unpaired_interval(*counts[0], *counts[1])
-            if change is None
-            else change.interval,
-        }
-    )
-
-
-def _times(rate: Rate, factor: float) -> tuple[int, int]:
-    return math.floor(rate.hits * factor), math.ceil(rate.n * factor)
-
-
-def _scaled(pair: Paired, factor: float) -> Paired:
-    both, first, second = (
-        math.floor(count * factor) for count in (pair.both, pair.only_first, pair.only_second)
-    )
-    return Paired(n=math.ceil(pair.n * factor), both=both, only_first=first, only_second=second)
 
 
 def _doubted(item: ClassTransfer, doubt: str | None) -> ClassTransfer:

@@ -110,7 +110,8 @@ class ClassTransfer(Frozen):
     On images of other classes there: `flips` with these orbits of the audit's images of the class,
     against as they are, and against the nulls of a verdict. `curve`: flips over the ladder.
 
-    `props`: share of recall that the orbits hold up there, over every null; `lacks`: share that they
+    `props`: share of recall that the orbits hold up there, over every null, the larger of the best rung's
+    and of that with all waves of its radii; `lacks`: share that they
     would bring back. `effect`: see docs/transfer.md; `p_value` of neither, `q_value` adjusted over the
     classes of the set; `reason` in one sentence, `needed`: what would decide an open case.
     """
@@ -132,6 +133,11 @@ class ClassTransfer(Frozen):
     replaced: Paired
     removed: Paired
     removed_over_random: Paired | None = None
+    wide_orbits: int | None = None
+    wide_share: float | None = None
+    wide_replaced: Paired | None = None
+    wide_removed: Paired | None = None
+    wide_over_own: Paired | None = None
     restored: Paired
     restored_over_foreign: Paired
     flips: Paired

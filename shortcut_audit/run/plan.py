@@ -77,6 +77,7 @@ def outline_of(
             index for index, name in enumerate(images.class_names) if chosen is None or name in chosen
         ),
         shifted_rows=tuple(each.rows for each in images.shifted),
+        shifted_copies=tuple(each.counterparts is not None for each in images.shifted),
         search=search,
         search_reason=search_reason,
     )

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from shortcut_audit.errors import LogitsError
 from shortcut_audit.fourier.masks import matched_ranks
 from shortcut_audit.measures import interface
 from shortcut_audit.measures.cases import ladder_of
-from shortcut_audit.measures.interface import Arrays, Shard
+from shortcut_audit.measures.interface import Arrays, Round, Rounds, Shard
 from shortcut_audit.measures.transfer import Transfer
+from shortcut_audit.measures.transfer_radii import energy_shares, with_its_radii
 from shortcut_audit.measures.trials import Trial
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.counts import Paired, Rate
@@ -47,12 +48,31 @@ Bins = set[tuple[int, int]]
 
 
 @dataclass(frozen=True)
+class Recorded(Transfer):
+    """The same, and what it asks for, round by round."""
+
+    asked: list[Round[Any]] = field(default_factory=list)
+
+    def rounds(self, outline: Any, images: Any, found: Arrays) -> Rounds[tuple[Any, Arrays]]:
+        generator = super().rounds(outline, images, found)
+        asked = next(generator)
+        while True:
+            self.asked.append(asked)
+            try:
+                asked = generator.send((yield asked))
+            except StopIteration as end:
+                finding: tuple[Any, Arrays] = end.value
+                return finding
+
+
+@dataclass(frozen=True)
 class Measured:
     """Transfer alone, on findings made up by hand, with all that it was measured on."""
 
     ready: PreparedAudit
     found: Arrays
     finding: TransferFinding
+    arrays: Arrays
     shards: list[Shard]
     n_passes: int
 
@@ -112,17 +132,18 @@ def measured(
 ) -> Iterator[Measured]:
     with prepared(request) as ready, tempfile.TemporaryDirectory() as folder:
         found = made_up(ready, rings or {}, n_best, dc)
-        outline, images = ready.subject.outline, ready.subject.images
         counted: list[int] = []
+        measure = Recorded()
         watch = Watch(lambda n, reused: counted.append(n), lambda task, reused: None)
         execution = run_measure(
-            Transfer(), ready.subject, ready.model, Ledger(Path(folder)), run_local, watch, found
+            measure, ready.subject, ready.model, Ledger(Path(folder)), run_local, watch, found
         )
         (finding,) = execution.findings
         assert isinstance(finding, TransferFinding)
-        shards = list(next(Transfer().rounds(outline, images, found)).shards)
-        assert sum(counted) == sum(shard.n_passes for shard in shards)
-        yield Measured(ready, found, finding, shards, sum(counted))
+        energy, trials = (list(asked.shards) for asked in measure.asked)
+        assert sum(shard.n_passes for shard in energy) == 0
+        assert sum(counted) == sum(shard.n_passes for shard in trials)
+        yield Measured(ready, found, finding, execution.arrays, trials, sum(counted))
 
 
 # The slow replica -----------------------------------------------------------------------------------
@@ -197,7 +218,7 @@ class Replica:
         return self.calls(shown) == output
 
 
-PARTS = ("own", "map", "restored", "others", "map at home")
+PARTS = ("own", "map", "restored", "others", "map at home", "wide", "wide of its own")
 
 
 def outcomes_of(replica: Replica, set_index: int, class_index: int) -> dict[str, dict[Trial, list[bool]]]:
@@ -310,12 +331,55 @@ def expected_class(replica: Replica, set_index: int, column: int, ring: int | No
     expected["removed_over_random"] = (
         paired(parts["own"][random], parts["own"][removed]) if random in parts["own"] else None
     )
+    expected |= expected_wide(replica, column, parts, own)
     rungs = ladder_of(outline.grid.n_orbits - 1)
     curve: list[Any] = [(n, None, paired(others[Trial("transplant", n)], before_others)) for n in rungs]
     if ring is not None:
         curve.append((n_best, (ring % 100, 2 if ring > 100 else 1), paired(others[put], before_others)))
     expected["curve"] = curve
     return expected
+
+
+def expected_wide(
+    replica: Replica, column: int, parts: dict[str, dict[Trial, list[bool]]], own: list[bool]
+) -> dict[str, Any]:
+    """The same of all waves of the shortcut's radii, as far as the energy of search images lets them."""
+    measured = replica.measured
+    subject, found = measured.ready.subject, measured.found
+    grid, outline = subject.grid, subject.outline
+    sums = np.zeros((outline.n_classes, grid.n_orbits))
+    for index, rows in enumerate(outline.search_rows):
+        for row in range(*rows):
+            power = (np.abs(np.fft.fft2(replica.image(row))) ** 2).mean(axis=0)
+            for pair, k in orbit_numbers(measured.ready).items():
+                sums[index, k] += sum(power[b] for b in pair)
+    sizes = np.array([stop - start for start, stop in outline.search_rows])
+    shares = energy_shares(grid, outline.searched[column], (sums, sizes))
+    best, order = (found[f"shortcuts/{name}"][column] for name in ("best", "order"))
+    wide = with_its_radii(grid, best, order, shares)
+    n_wide = int(wide.sum())
+    if not n_wide:
+        assert not parts["wide"]
+        names = ("wide_orbits", "wide_share", "wide_replaced", "wide_removed", "wide_over_own")
+        return dict.fromkeys(names)
+    (ranks,) = {
+        tuple(shard.work.arrays["ranks"].tolist())
+        for shard in measured.shards
+        if shard.work is not None
+        and shard.work.kind == "trials"
+        and shard.class_index == outline.searched[column]
+        and shard.work.arrays["part"][1] == PARTS.index("wide")
+    }
+    assert [rank > 0 for rank in ranks] == wide.tolist()
+    exchanged, removed = Trial("transplant foreign", n_wide), Trial("remove", n_wide)
+    members = sum(len(pair) for pair, k in orbit_numbers(measured.ready).items() if wide[k])
+    return {
+        "wide_orbits": n_wide,
+        "wide_share": members / (grid.height * grid.width - 1),
+        "wide_replaced": paired(own, parts["wide"][exchanged]),
+        "wide_removed": paired(own, parts["wide"][removed]),
+        "wide_over_own": paired(parts["wide of its own"][exchanged], parts["wide"][exchanged]),
+    }
 
 
 def chance_of(hits: list[int], sizes: list[int]) -> float:
@@ -573,7 +637,15 @@ def test_planned_passes_are_those_made_of_copies_with_whole_ladders_and_every_nu
             for item in of_set.by_class
         )
         assert len(found.finding.by_set[0].by_class) == len(classes or NAMES)
-        assert found.planned == found.n_passes
+        # Where rings are too heavy, there is no wide exchange.
+        n_missing = [
+            item.n_images
+            for of_set in found.finding.by_set
+            for item in of_set.by_class
+            if item.wide_orbits is None
+        ]
+        assert found.planned == found.n_passes + 3 * sum(n_missing)
+        assert len(n_missing) < 2 * len(classes or NAMES)
 
 
 @pytest.mark.parametrize("rings", [{}, {0: 5, 1: 3}])
@@ -582,9 +654,52 @@ def test_planned_passes_are_never_fewer_than_those_made(rings: dict[int, int]) -
     home = random_images(9, 3, shape)
     request = request_of(conv_model(3, 1), home, some_sets(shape, home))
     with measured(request, rings=rings, n_best=3) as found:
-        # Bands of two sets that are no copies are planned and not put back; a few nulls are missing.
-        n_free = sum(of_set.set.n_used for of_set in found.finding.by_set if not of_set.set.paired)
-        assert 3 * n_free <= found.planned - found.n_passes <= 3 * n_free + 100
+        # A few nulls are missing; bands of sets that are no copies are not even planned.
+        assert 0 <= found.planned - found.n_passes <= 100
+
+
+# Outcomes of single images --------------------------------------------------------------------------
+
+
+def test_recalls_are_what_the_stored_outcomes_count() -> None:
+    shape = (3, 8, 8)
+    home = random_images(10, 3, shape)
+    sets = some_sets(shape, home)
+    result = run_audit(request_of(linear_model(3, shape, 4, scale=0.6), home, sets))
+    assert result.transfer is not None
+    stored = result.arrays
+    assert {name for name in stored if name.startswith("outcomes/shifted/")} == {
+        f"outcomes/shifted/{n}/{what}" for n in range(3) for what in ("image", "class", "predicted")
+    }
+    called = set()
+    for number, of_set in enumerate(result.transfer.by_set):
+        image, index, predicted = (
+            stored[f"outcomes/shifted/{number}/{what}"] for what in ("image", "class", "predicted")
+        )
+        assert (image.dtype, index.dtype, predicted.dtype) == (np.uint64, np.int32, np.int32)
+        assert len(image) == len(index) == len(predicted) == of_set.set.n_used
+        for item in of_set.by_class:
+            own = index == NAMES.index(item.class_name)
+            right = predicted == NAMES.index(item.class_name)
+            assert item.recall == rate((right & own)[own].tolist())
+            assert item.false_calls == rate(right[~own].tolist())
+            called.add(item.recall.value)
+        # Images of no class that is judged are in no array.
+        assert set(index.tolist()) == {NAMES.index(item.class_name) for item in of_set.by_class}
+    assert len(called) > 2
+
+
+def test_an_image_has_the_same_number_in_whatever_set_it_comes() -> None:
+    """That of the content of its pixels, as at home."""
+    shape = (3, 8, 8)
+    home = random_images(12, 3, shape)
+    result = run_audit(
+        request_of(conv_model(3, 3), home, {"same": home, "other": with_noise(home, 3, 40)})
+    )
+    stored = result.arrays
+    judged = stored["outcomes/image"][stored["outcomes/split"] == 1]
+    assert set(stored["outcomes/shifted/0/image"].tolist()) == set(judged.tolist())
+    assert not set(stored["outcomes/shifted/1/image"].tolist()) & set(judged.tolist())
 
 
 # What must not change a number ----------------------------------------------------------------------

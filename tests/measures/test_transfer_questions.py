@@ -9,63 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judged import pair
+from transferred import outcome
 
-from shortcut_audit.measures import transfer_effects
-from shortcut_audit.measures.transfer_effects import effects_of
-from shortcut_audit.measures.transfer_groups import groups_of
-from shortcut_audit.results.counts import Paired, Rate
+from shortcut_audit.measures import transfer_questions
+from shortcut_audit.measures.transfer_questions import effects_of
 from shortcut_audit.results.statistics import (
     adjusted_p_values,
     paired_p_value,
-    unpaired_interval,
-    unpaired_p_value,
 )
 from shortcut_audit.results.transfer_findings import ClassTransfer
-
-
-def outcome(
-    n: int = 40,
-    *,
-    here: int = 36,
-    home: int = 36,
-    exchanged: int = 36,
-    without: int = 36,
-    without_random: int | None = 36,
-    restored: int = 36,
-    restored_foreign: int = 36,
-    name: str = "ant",
-    **more: Any,
-) -> ClassTransfer:
-    """`n` images on both sides; of each, how many were called by the class."""
-
-    def against(first: int, second: int) -> Paired:
-        return pair(n, first, second, min(first, second))
-
-    values: dict[str, Any] = {
-        "class_name": name,
-        "verdict": "shortcut",
-        "n_images": n,
-        "recall": Rate(hits=here, n=n),
-        "recall_home": Rate(hits=home, n=n),
-        "change_p_value": unpaired_p_value(home, n, here, n),
-        "change_interval": unpaired_interval(here, n, home, n),
-        "false_calls": Rate(hits=0, n=n),
-        "tpr_kept": Rate(hits=20, n=n) if n >= 20 else Rate(hits=0, n=n),
-        "fpr_kept": Rate(hits=0, n=n),
-        "tpr_kept_home": Rate(hits=20, n=n) if n >= 20 else Rate(hits=0, n=n),
-        "n_orbits": 2,
-        "share": 0.01,
-        "replaced": against(here, exchanged),
-        "removed": against(here, without),
-        "removed_over_random": None if without_random is None else against(without_random, without),
-        "restored": against(restored, here),
-        "restored_over_foreign": against(restored, restored_foreign),
-        "flips": against(n // 2, 0),
-        "flips_over_foreign": against(n // 2, 0),
-        "flips_over_erased": against(n // 2, 0),
-        **more,
-    }
-    return ClassTransfer(**values)
 
 
 def told(*items: ClassTransfer) -> list[ClassTransfer]:
@@ -126,6 +78,64 @@ def test_nor_may_random_orbits() -> None:
 def test_no_null_may_do_as_much_for_a_drop(change: dict[str, Any]) -> None:
     (item,) = told(outcome(**{**DROP, **change}))
     assert item.effect != "drop"
+
+
+# All waves of the radii ------------------------------------------------------------------------------
+
+
+def test_a_texture_that_is_left_without_its_best_rung_is_an_illusion_once_all_of_it_goes() -> None:
+    (item,) = told(outcome(wide=(6, 2, 34)))
+    assert item.effect == "illusion"
+    assert item.props == pytest.approx(28 / 40)
+    # Three questions were asked.
+    assert item.p_value == 3 * paired_p_value(28, 0)
+    assert item.reason.endswith(
+        "is recalled in 90% of its images (at home 90%), and in 15% once all waves of the shortcut's"
+        " radii (10% of the spectrum) are those of other classes (those of its own class's other images:"
+        " 85%)."
+    )
+    # The best rung did nothing by itself.
+    assert told(outcome())[0].props == 0.0
+
+
+@pytest.mark.parametrize("wide", [(35, 2, 36), (6, 35, 34), (6, 2, 7)], ids=["exchanged", "out", "own"])
+def test_no_null_of_all_waves_may_do_as_much(wide: tuple[int, int, int]) -> None:
+    """The last: where the like of its own class's images costs as much, the exchange does it."""
+    (item,) = told(outcome(wide=wide))
+    assert item.effect != "illusion"
+    assert item.props == pytest.approx(1 / 40)
+
+
+def test_nothing_is_no_effect_before_all_waves_are_ruled_out_too() -> None:
+    nothing = dict.fromkeys(
+        ("here", "home", "exchanged", "without", "without_random", "restored", "restored_foreign"), 90
+    )
+    (item,) = told(outcome(100, **nothing))
+    assert item.effect == "no effect"
+    (item,) = told(outcome(100, **nothing, wide=(90, 90, 90)))
+    assert item.effect == "no effect"
+    (item,) = told(outcome(100, **nothing, wide=(81, 50, 90)))
+    assert item.effect == "inconclusive"
+    assert "would decide it" in item.needed
+
+
+def test_the_larger_of_the_best_rung_and_all_waves_is_what_is_told() -> None:
+    (item,) = told(outcome(**ILLUSION, wide=(20, 2, 36)))
+    assert (item.effect, item.props) == ("illusion", pytest.approx(28 / 40))
+    assert "these orbits are those of other classes" in item.reason
+    (item,) = told(outcome(**ILLUSION, wide=(2, 2, 36)))
+    assert (item.effect, item.props) == ("illusion", pytest.approx(34 / 40))
+    assert "radii" in item.reason
+
+
+@pytest.mark.parametrize("verdict", ["inconclusive", "no shortcut"])
+def test_all_waves_convict_nobody_that_is_not_convicted_at_home(verdict: str) -> None:
+    (item,) = told(outcome(wide=(6, 2, 34), verdict=verdict))
+    assert item.effect == ("no effect" if verdict == "no shortcut" else "inconclusive")
+    assert "radii" not in item.reason
+
+
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verdict", ["not judged", "inconclusive", "no shortcut"])
@@ -223,14 +233,22 @@ counts_of_40 = st.integers(0, 40)
 @st.composite
 def outcomes(draw: st.DrawFn) -> ClassTransfer:
     names = ("here", "home", "exchanged", "without", "without_random", "restored", "restored_foreign")
-    return outcome(40, **{name: draw(counts_of_40) for name in names})
+    wide = draw(st.none() | st.tuples(counts_of_40, counts_of_40, counts_of_40))
+    return outcome(40, **{name: draw(counts_of_40) for name in names}, wide=wide)
 
 
 @given(outcomes())
 @settings(max_examples=60)
 def test_what_is_told_follows_from_what_is_counted(item: ClassTransfer) -> None:
     (found,) = told(item)
-    assert found.props <= min(found.replaced.difference, found.removed.difference)
+    best = min(found.replaced.difference, found.removed.difference)
+    if found.wide_replaced is None:
+        assert found.props <= best
+    else:
+        assert found.wide_removed is not None
+        assert found.wide_over_own is not None
+        pairs = (found.wide_replaced, found.wide_removed, found.wide_over_own)
+        assert found.props <= max(best, min(pair.difference for pair in pairs))
     assert found.lacks <= min(found.drop + 1e-12, found.restored.difference)
     assert 0 <= (found.p_value or 0.0) <= (found.q_value or 0.0) <= 1
     if found.effect == "illusion":
@@ -258,6 +276,13 @@ def test_a_stronger_fall_is_never_less_of_an_illusion(item: ClassTransfer) -> No
         without_random=item.removed_over_random.first.hits,
         restored=item.restored.first.hits,
         restored_foreign=item.restored_over_foreign.second.hits,
+        wide=None
+        if item.wide_replaced is None or item.wide_removed is None or item.wide_over_own is None
+        else (
+            item.wide_replaced.second.hits,
+            item.wide_removed.second.hits,
+            item.wide_over_own.first.hits,
+        ),
     )
     (before,), (after,) = told(item), told(stronger)
     assert after.props >= before.props
@@ -296,7 +321,7 @@ def test_what_would_decide_it_does(counts: dict[str, int]) -> None:
 
 
 def test_where_no_number_of_images_would_decide_it_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_effects, "_FACTORS", (1.25,))
+    monkeypatch.setattr(transfer_questions, "_FACTORS", (1.25,))
     (item,) = told(
         outcome(
             3, here=3, home=3, exchanged=0, without=0, without_random=3, restored=3, restored_foreign=3
@@ -306,62 +331,6 @@ def test_where_no_number_of_images_would_decide_it_that_is_said(monkeypatch: pyt
     assert item.needed == (
         "Even 1.25 times as many images might not decide it: what it does is borderline."
     )
-
-
-# Groups ---------------------------------------------------------------------------------------------
-
-
-def slow_groups(items: list[ClassTransfer]) -> list[dict[str, Any]]:
-    """HFSS's curves, by the words of the paper."""
-
-    def mean(values: list[float | None]) -> float | None:
-        present = [value for value in values if value is not None]
-        return sum(present) / len(present) if present else None
-
-    curve = []
-    for tenth in range(1, 10):
-        above = [i for i in items if i.tpr_kept_home.hits * 10 > tenth * i.tpr_kept_home.n]
-        below = [i for i in items if i not in above]
-        curve.append(
-            {
-                "threshold": tenth / 10,
-                "n_above": len(above),
-                "n_below": len(below),
-                "full_above": mean([i.recall.value for i in above]),
-                "full_below": mean([i.recall.value for i in below]),
-                "kept_above": mean([i.tpr_kept.value for i in above]),
-                "kept_below": mean([i.tpr_kept.value for i in below]),
-            }
-        )
-    return curve
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=8
-    )
-)
-def test_groups_are_those_of_the_slow_replica(rates: list[tuple[int, int, int]]) -> None:
-    items = [
-        outcome(
-            20, here=here, home=20, exchanged=here, without=here, without_random=here, restored=here,
-            restored_foreign=here, name=f"class{n}", tpr_kept_home=Rate(hits=kept_home, n=20),
-            tpr_kept=Rate(hits=kept, n=20),
-        )
-        for n, (here, kept, kept_home) in enumerate(rates)
-    ]  # fmt: skip
-    for point, slow in zip(groups_of(items), slow_groups(items), strict=True):
-        assert point.model_dump() == pytest.approx(slow)
-        assert point.n_above + point.n_below == len(items)
-
-
-def test_a_class_right_on_a_threshold_is_below_it() -> None:
-    item = outcome(20, here=10, home=20, exchanged=10, without=10, without_random=10, restored=10,
-                   restored_foreign=10, tpr_kept_home=Rate(hits=6, n=20))  # fmt: skip
-    points = groups_of([item])
-    assert [point.n_above for point in points] == [1, 1, 0, 0, 0, 0, 0, 0, 0]
-    assert points[2].full_above is None
-    assert points[2].full_below == 0.5
 
 
 @pytest.mark.parametrize(("here", "home"), [(100, 120), (10, 30), (140, 160), (40, 60), (180, 200)])
