@@ -141,7 +141,8 @@ def _contents(
         # Letters that the font lacks become boxes.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
         figure = draw().figure.get_figure(root=True)
-        FigureCanvasAgg(figure).draw()
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
         # Everything has its place now; to look for it again takes longer than the picture.
         figure.set_layout_engine("none")
         for kind in formats:

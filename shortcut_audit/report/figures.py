@@ -69,7 +69,8 @@ _FINE = 96
 @contextmanager
 def house_style() -> Iterator[None]:
     """Draw as all of our pictures are drawn, whatever the user's settings are; these come back after."""
-    with mpl.rc_context(_house_settings()):
+    settings: Any = _house_settings()
+    with mpl.rc_context(settings):
         yield
 
 
@@ -154,13 +155,16 @@ def _plane(
         aspect="auto" if height != width else "equal",
     )
     axes.set(xlabel="v (cycles/width)", ylabel="u (cycles/height)")
-    drawn = axes.figure.colorbar(
-        image, cax=bar, ax=axes if bar is None else None, **({} if bar else {"shrink": 0.85})
+    drawn = (
+        axes.figure.colorbar(image, ax=axes, shrink=0.85)
+        if bar is None
+        else axes.figure.colorbar(image, cax=bar)
     )
     drawn.set_label(label)
     drawn.outline.set_visible(False)
     # Small numbers share their power of ten: labels of any length would not fit.
-    drawn.formatter.set_powerlimits((-2, 4))
+    bar_formatter: Any = drawn.formatter
+    bar_formatter.set_powerlimits((-2, 4))
 
 
 def _map_of(result: AuditResult, class_name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
@@ -388,7 +392,7 @@ def png_bytes(figure: Figure, dpi: int = 110, n_colours: int = 256) -> bytes:
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")
         # Drawn straight to pixels: savefig would draw twice, and make a PNG to be read again.
         figure.set_dpi(dpi)
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     plt.close(figure)

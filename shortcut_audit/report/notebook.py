@@ -59,7 +59,7 @@ def _judged(result: AuditResult) -> tuple[_Row, list[_Row], int]:
     order = by_verdict(result)
     accuracy = dict(zip(result.class_names, result.predictions.accuracy_by_class, strict=True))
     head = ("class", "verdict", "turned (95% interval)", "q", "TPR / FPR of the map", "accuracy")
-    rows = [
+    rows: list[_Row] = [
         (
             _name(item.class_name),
             item.verdict,

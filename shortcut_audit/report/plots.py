@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -263,15 +264,16 @@ class Plots:
 
 def _fix_ticks(axes: Axes) -> None:
     """Ticks as they are set now: they are made when the figure is drawn, under other settings."""
+    now: Any = mpl.rcParams
     for way in ("x", "y"):
         axes.tick_params(
             axis=way,
-            length=mpl.rcParams[f"{way}tick.major.size"],
-            width=mpl.rcParams[f"{way}tick.major.width"],
-            labelsize=mpl.rcParams[f"{way}tick.labelsize"],
-            color=mpl.rcParams[f"{way}tick.color"],
-            labelcolor=mpl.rcParams["text.color"],
-            labelfontfamily=mpl.rcParams["font.sans-serif"][0],
+            length=now[f"{way}tick.major.size"],
+            width=now[f"{way}tick.major.width"],
+            labelsize=now[f"{way}tick.labelsize"],
+            color=now[f"{way}tick.color"],
+            labelcolor=now["text.color"],
+            labelfontfamily=now["font.sans-serif"][0],
         )
 
 
@@ -318,7 +320,7 @@ def _dot(
     row: float,
     value: float,
     interval: tuple[float, float],
-    colour: object,
+    colour: Any,
     marker: str,
     filled: bool = True,
 ) -> None:
