@@ -19,6 +19,7 @@ from shortcut_audit.report.corruption_words import (
     prediction_sentences,
     times_text,
 )
+from shortcut_audit.report.embedding import PageMemory
 from shortcut_audit.report.figures import png_bytes
 from shortcut_audit.report.html import render
 from shortcut_audit.results.audit_result import AuditResult
@@ -29,7 +30,7 @@ SHIFTS = "jpeg:3,5,gaussian_noise:5,haze,contrast:5"
 
 @pytest.fixture
 def _no_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shortcut_audit.report.html.map_bytes", lambda result, name: b"")
+    monkeypatch.setattr("shortcut_audit.report.model_page.map_bytes", lambda result, name: b"")
     monkeypatch.setattr("shortcut_audit.report.verdict_page.ladder_figure", lambda item: None)
     monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda figure: b"")
 
@@ -173,8 +174,8 @@ def test_the_page_has_the_section_and_escapes_names() -> None:
 def test_without_corruptions_there_is_nothing_of_them() -> None:
     plain = audit_under("")
     assert corruption_sentences(plain) == []
-    assert corruptions_section(plain) is None
-    assert "corruption" not in render(plain).lower()
+    assert corruptions_section(plain, PageMemory()) is None
+    assert "Under corruptions" not in render(plain)
 
 
 def test_a_class_without_dominant_energy_is_left_out_of_means_and_drawn_nowhere() -> None:
@@ -184,7 +185,7 @@ def test_a_class_without_dominant_energy_is_left_out_of_means_and_drawn_nowhere(
     empty = result.with_arrays({**result.arrays, "corruptions/energy": energy})
     said = corruption_sentences(empty)
     assert "changes by – on average over the dominant orbits" in said[1]
-    section = corruptions_section(empty)
+    section = corruptions_section(empty, PageMemory())
     assert section is not None
     assert section.rows[0].changes[0] == "–"
 
@@ -227,7 +228,8 @@ def test_of_many_classes_the_worst_are_drawn(monkeypatch: pytest.MonkeyPatch) ->
     assert len(png_bytes(figure)) > 1000
     energy = np.repeat(result.arrays["corruptions/energy"], 12, axis=0)[: len(many)]
     section = corruptions_section(
-        changed(result, by_class=many).with_arrays({**result.arrays, "corruptions/energy": energy})
+        changed(result, by_class=many).with_arrays({**result.arrays, "corruptions/energy": energy}),
+        PageMemory(),
     )
     assert section is not None
     assert section.n_not_pictured == 5

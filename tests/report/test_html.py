@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import subprocess
 import sys
@@ -9,10 +11,13 @@ from pathlib import Path
 import pytest
 
 import shortcut_audit as sa
+from shortcut_audit.report.embedding import BLOCK_TYPE
 from shortcut_audit.report.html import MAX_PICTURED_CLASSES, render
 from shortcut_audit.results.audit_result import AuditResult
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+pytestmark = pytest.mark.usefixtures("_no_figures")
 
 
 class Page(HTMLParser):
@@ -36,14 +41,16 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
 
 
 def test_hostile_names_are_inert_and_all_shown(hostile: AuditResult) -> None:
     page = Page(render(hostile))
     names = {tag for tag, _ in page.tags}
-    assert "script" not in names
+    # Its data, and its own script.
+    types = [attributes.get("type") for tag, attributes in page.tags if tag == "script"]
+    assert types == [BLOCK_TYPE, None]
     assert {"iframe", "object", "form", "link"}.isdisjoint(names)
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
@@ -59,9 +66,14 @@ def test_nothing_is_fetched_and_the_policy_forbids_it(hostile: AuditResult) -> N
             if name in attributes:
                 assert str(attributes[name]).startswith(("data:image/", "#"))
     assert not re.search(r"url\(|@import|https?://", re.sub(r"data:[^\"]*", "", text))
+    assert not any("style" in attributes for _, attributes in page.tags)
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert str(policy).startswith("default-src 'none'")
-    assert "script-src" not in str(policy)
+    for tag, source in (("style", "style-src"), ("script", "script-src")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{source} 'sha256-{digest}'" in str(policy)
+    assert "unsafe" not in str(policy)
 
 
 def test_equal_results_give_equal_bytes(grey: AuditResult, tmp_path: Path) -> None:

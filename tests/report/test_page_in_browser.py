@@ -164,7 +164,7 @@ def test_the_slider_filters_the_example_as_the_audit_does(
 ) -> None:
     result = results[which]
     page = Visit(chromium, pages[which]).explorer()
-    shown = [item for item in by_verdict(result) if item.example is not None][0]
+    shown = next(item for item in by_verdict(result) if item.example is not None)
     place = by_verdict(result).index(shown)
     page.select_option("#explore-class", str(place))
     pictures = {}

@@ -39,7 +39,7 @@ def words(page: str) -> str:
 @pytest.fixture(autouse=True)
 def _words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures have tests of their own, and take most of a page's time."""
-    monkeypatch.setattr("shortcut_audit.report.html.map_bytes", lambda result, name: b"")
+    monkeypatch.setattr("shortcut_audit.report.model_page.map_bytes", lambda result, name: b"")
     monkeypatch.setattr("shortcut_audit.report.verdict_page.ladder_figure", lambda item: None)
     monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda figure: b"")
 

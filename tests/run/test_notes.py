@@ -10,7 +10,7 @@ from routes import audit_by, fidelity, reliable, with_maps
 from shortcut_audit.fourier.grid import FrequencyGrid
 from shortcut_audit.measures.dominant_frequencies import RELIABLE
 from shortcut_audit.measures.searches import SEARCHES
-from shortcut_audit.report.html import _RELIABLE
+from shortcut_audit.report.model_page import _RELIABLE
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.statistics import images_for_reliability
 from shortcut_audit.run.notes import (
