@@ -15,6 +15,7 @@ from shortcut_audit.cli.data import data
 from shortcut_audit.cli.demo import demo
 from shortcut_audit.cli.export import export
 from shortcut_audit.cli.filter import filter_
+from shortcut_audit.cli.gate import gate
 from shortcut_audit.cli.plant import plant
 from shortcut_audit.cli.report import report
 from shortcut_audit.cli.schema import schema
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "transfer": transfer,
     "cue-conflict": cue_conflict,
     "data": data,
+    "gate": gate,
     "report": report,
     "export": export,
     "schema": schema,

@@ -1,0 +1,155 @@
+"""Real audits that the gate is measured with: clean networks, fine-tuned ones, and other seeds.
+
+Made by `benchmarks/gate.py`; a folder that is there is not made again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verdicts import SMALL, Entry, cut, other, waves
+
+from shortcut_audit.data.plans import Plan
+from shortcut_audit.data.planting import plant
+from shortcut_audit.data.sources import open_source
+from shortcut_audit.models.loading import LoadedModel, ModelRequest, load_model
+from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.settings import settings_from
+from shortcut_audit.results.store import RESULT_FILE, load_result
+from shortcut_audit.run.audit import run_audit
+from shortcut_audit.run.prepare import AuditRequest
+from shortcut_audit.training.settings import TrainSettings
+from shortcut_audit.training.subject import ModelChoice
+from shortcut_audit.training.train import TrainRequest, train
+
+N_SEEDS = 5
+# Images of a class that are audited, and how long networks are trained and fine-tuned.
+N_IMAGES, N_RESNET_IMAGES, EPOCHS, FINE_TUNED = 160, 40, 6, 3
+SETS = ("cifar", "fashion")
+RESNET = "resnet20"
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One class of a set, and what is planted in it."""
+
+    data: str
+    class_name: str
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.data}-{self.class_name.replace(' ', '-')}"
+
+
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = (
+    *("T-shirt-top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+def _entries(classes: tuple[str, ...], loud: float, block: int) -> list[tuple[str, Entry]]:
+    """A plant of its own for each class: single waves, several, grids, checkerboards, textures."""
+    kinds: list[Any] = [
+        lambda c: waves(c, [(5, 9)], 6 * loud),
+        lambda c: waves(c, [(11, -4), (3, 12)], 5 * loud),
+        lambda c: other("block-grid", c, strength=5 * loud, block=block),
+        lambda c: waves(c, [(7, 7)], 7 * loud),
+        lambda c: other("checkerboard", c, strength=4 * loud),
+        lambda c: waves(c, [(0, 10), (10, 0)], 5 * loud),
+        lambda c: other("texture", c, radius=(9, 12), strength=8 * loud, phase="random"),
+        lambda c: waves(c, [(-6, 10)], 7 * loud, phase="fixed"),
+        lambda c: other("block-grid", c, strength=6 * loud, block=block, phase="random"),
+        lambda c: waves(c, [(12, 3)], 8 * loud, share=0.8),
+    ]
+    return [(name, make(name)) for name, make in zip(classes, kinds, strict=True)]
+
+
+CASES = [
+    *(Planted("cifar", name, entry) for name, entry in _entries(_CIFAR, 1.0, 8)),
+    *(Planted("fashion", name, entry) for name, entry in _entries(_FASHION, 1.6, 7)),
+]
+
+
+def _trained(spec: str, folder: Path, epochs: int, start: Path | None = None) -> Path:
+    """Weights of the small network trained on `spec`, from those of `start` where there are any."""
+    # From trained weights a third of the usual rate is enough.
+    rate = {} if start is None else {"learning_rate": 0.03}
+    done = train(
+        TrainRequest(
+            model=ModelChoice(spec=SMALL, checkpoint=start),
+            source=open_source(f"{spec}::train"),
+            settings=TrainSettings(epochs=epochs, **rate),
+        ),
+        folder,
+    )
+    return done.folder / "model.safetensors"
+
+
+def _audited(loaded: LoadedModel, spec: str, folder: Path, seed: int, n_images: int) -> AuditResult:
+    if (folder / RESULT_FILE).is_file():
+        return load_result(folder)
+    source = open_source(spec)
+    height, width = (int(side) for side in source.read(0).shape[:2])  # type: ignore[union-attr]
+    settings = settings_from(
+        {"images_per_class": n_images, "seed": seed, "search": "screened", "examples": 0}
+    )
+    request = AuditRequest(
+        model=loaded, source=source, settings=settings, command="benchmark", size=(height, width)
+    )
+    result = run_audit(request)
+    result.save(folder)
+    return result
+
+
+def _small(weights: Path, n_classes: int = 10) -> LoadedModel:
+    return load_model(ModelRequest(spec=SMALL, checkpoint=weights, n_classes=n_classes))
+
+
+def clean_audit(name: str, seed: int, data: Path, work: Path) -> tuple[Path, AuditResult]:
+    """A clean network audited with a seed; its folder, and the result."""
+    folder = work / "audits" / f"{name}-clean-{seed}"
+    if name == RESNET:
+        repository = Path(__file__).parent.parent
+        loaded = load_model(
+            ModelRequest(
+                spec=f"{repository / 'examples' / 'resnet_cifar.py'}:resnet20",
+                checkpoint=data / "checkpoints" / "resnet20-12fca82f.th",
+            )
+        )
+        spec = f"{data / 'cifar10_lossless.npz'}::test"
+        return folder, _audited(loaded, spec, folder, seed, N_RESNET_IMAGES)
+    source = cut(data, name, work)
+    loaded = _small(_trained(str(source), work / "models" / f"{name}-clean", EPOCHS))
+    return folder, _audited(loaded, f"{source}::test", folder, seed, N_IMAGES)
+
+
+def planted_audit(case: Planted, data: Path, work: Path) -> tuple[Path, AuditResult]:
+    """The clean network fine-tuned where one class carries a plant, audited on images that carry it."""
+    folder = work / "audits" / case.name
+    source = cut(data, case.data, work)
+    planted = work / "sets" / case.name
+    if not planted.is_dir():
+        # Black grounds clip at once.
+        headroom = 24.0 if case.data == "fashion" else 12.0
+        plan: dict[str, Any] = {"name": case.name, "seed": 1, "headroom": headroom, "max_clipped": 0.05}
+        plan |= {"plant": [case.entry]}
+        plant(str(source), Plan.model_validate(plan), planted, formats=("npz",))
+    start = _trained(str(source), work / "models" / f"{case.data}-clean", EPOCHS)
+    weights = _trained(str(planted), work / "models" / case.name, FINE_TUNED, start)
+    return folder, _audited(_small(weights), f"{planted}::test", folder, 0, N_IMAGES)
+
+
+def make_all(data: Path, work: Path, names: tuple[str, ...] = (*SETS, RESNET)) -> None:
+    """Every audit of some networks."""
+    for name in names:
+        clean_audit(name, 0, data, work)
+        for case in CASES:
+            if case.data == name:
+                planted_audit(case, data, work)
+        for seed in range(1, N_SEEDS):
+            clean_audit(name, seed, data, work)

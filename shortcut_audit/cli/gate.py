@@ -1,0 +1,174 @@
+"""`shortcut-audit gate`: a policy frozen, checked and tightened; for CI, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from shortcut_audit.cli.terminal import say
+from shortcut_audit.errors import ResultError, SettingsError
+
+if TYPE_CHECKING:
+    from shortcut_audit.gate.gate_report import GateReport
+    from shortcut_audit.gate.policy import Policy
+
+__all__ = ["gate"]
+
+gate = typer.Typer(
+    help="Robustness checks for CI: freeze an audit as a policy, and hold later audits against it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_DAY = ["%Y-%m-%d"]
+_POLICY = typer.Option(
+    None, "--policy", help="The policy. [default: gate.toml here, else that of pyproject.toml]"
+)
+_DATE = typer.Option(None, "--date", formats=_DAY, help="The day it is. [default: today]")
+
+
+@gate.command("init")
+def init(
+    run: Path = typer.Argument(..., metavar="RUN", help="Folder of a finished audit."),
+    out: Path = typer.Option(Path("gate.toml"), "-o", "--out", help="Where the policy goes."),
+    force: bool = typer.Option(False, "--force", help="Overwrite a policy that is there."),
+    day: datetime | None = _DATE,
+) -> None:
+    """Freeze an audit: its noise becomes tolerances, its shortcuts known debts."""
+    from shortcut_audit.gate.freeze import frozen_policy
+    from shortcut_audit.gate.policy_text import policy_text
+    from shortcut_audit.gate.soundness import load_sound
+
+    if out.exists() and not force:
+        raise SettingsError(
+            f"{out} is there already.", "Choose another -o, or overwrite it with --force."
+        )
+    policy, notes = frozen_policy(load_sound(run), _day(day))
+    _write(out, policy_text(policy, notes))
+    debts = f", {len(policy.debts)} known debts" if policy.debts else ""
+    say(f"{out}: {len(policy.rules)} rules{debts}. Check audits with `shortcut-audit gate check RUN`.")
+
+
+@gate.command("check")
+def check(
+    run: Path = typer.Argument(..., metavar="RUN", help="Folder of a finished audit."),
+    policy: Path | None = _POLICY,
+    baseline: Path | None = typer.Option(
+        None, "--baseline", help="Audit to compare with, image by image. [default: the policy's numbers]"
+    ),
+    junit: Path | None = typer.Option(None, "--junit", help="Write JUnit XML here."),
+    markdown: Path | None = typer.Option(None, "--markdown", help="Write Markdown here."),
+    json_file: Path | None = typer.Option(None, "--json", help="Write JSON here."),
+    numerics: str = typer.Option(
+        "widen",
+        "--numerics",
+        help="Where the baseline was computed otherwise (device, dtype, torch, batch): widen tolerances"
+        " and say so, or strict, to end with 2.",
+    ),
+    day: datetime | None = _DATE,
+) -> None:
+    """Hold an audit against a policy: 0 passed, 1 failed, 2 not usable, 3 incomplete."""
+    from shortcut_audit.gate.outputs import OUTPUTS, as_terminal
+
+    if numerics not in ("widen", "strict"):
+        raise SettingsError(f"--numerics was given as {numerics!r}.", "It is widen or strict.")
+    report = _checked(run, policy, baseline, _day(day), numerics == "strict")
+    for name, path in (("junit", junit), ("markdown", markdown), ("json", json_file)):
+        if path is not None:
+            _write(path, OUTPUTS[name](report))
+    try:
+        say(as_terminal(report).rstrip("\n"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away; what the gate found stands all the same.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(report.exit_code)
+
+
+@gate.command("update")
+def update(
+    run: Path = typer.Argument(..., metavar="RUN", help="Folder of a finished audit."),
+    policy: Path | None = _POLICY,
+    out: Path | None = typer.Option(
+        None, "-o", "--out", help="Where the stricter policy goes. [default: in place]"
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Say what would change; write nothing."),
+    day: datetime | None = _DATE,
+) -> None:
+    """Move the ratchet forwards: stricter where the audit is surely better, never looser."""
+    from shortcut_audit.gate.outputs import as_terminal
+    from shortcut_audit.gate.policy_text import policy_text
+    from shortcut_audit.gate.ratchet import ratcheted
+    from shortcut_audit.gate.soundness import load_sound
+
+    path, known = _policy(policy)
+    target = path if out is None else out
+    if target.name == "pyproject.toml" and not dry_run:
+        raise SettingsError(
+            "A policy within pyproject.toml is not rewritten.",
+            "Name a file of its own with -o gate.toml, and remove the table.",
+        )
+    report = _checked(run, policy, None, _day(day), False)
+    if report.exit_code != 0:
+        say(as_terminal(report).rstrip("\n"))
+        say("Nothing was changed: only an audit that passes moves the policy.")
+        raise typer.Exit(report.exit_code)
+    stricter, moved = ratcheted(known, load_sound(run), _day(day))
+    for sentence in moved:
+        say(sentence)
+    if stricter == known:
+        say("Nothing to tighten.")
+    elif dry_run:
+        say("Nothing was written.")
+    else:
+        _write(target, policy_text(stricter))
+        say(f"Tightened: {target}")
+
+
+@gate.command("schema")
+def schema() -> None:
+    """Print the JSON schema of a policy."""
+    from shortcut_audit.gate.policy import policy_schema
+
+    typer.echo(json.dumps(policy_schema(), indent=1))
+
+
+def _day(day: datetime | None) -> date:
+    return date.today() if day is None else day.date()
+
+
+def _policy(path: Path | None) -> tuple[Path, Policy]:
+    from shortcut_audit.gate.policy_file import find_policy, read_policy
+
+    found = find_policy(Path()) if path is None else path
+    return found, read_policy(found)
+
+
+def _checked(
+    run: Path, policy: Path | None, baseline: Path | None, today: date, strict: bool
+) -> GateReport:
+    from shortcut_audit.gate.check import check_gate
+    from shortcut_audit.gate.soundness import load_sound
+
+    path, known = _policy(policy)
+    return check_gate(
+        load_sound(run),
+        known,
+        baseline=None if baseline is None else load_sound(baseline),
+        today=today,
+        strict_numerics=strict,
+        names=(str(run), str(path), "" if baseline is None else str(baseline)),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    from shortcut_audit.results.store import write_bytes
+
+    if not path.parent.is_dir():
+        raise ResultError(f"{path} cannot be written: its folder is not there.", "Make the folder first.")
+    write_bytes(path, text.encode("utf-8"))
