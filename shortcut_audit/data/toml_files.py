@@ -27,7 +27,12 @@ def read_toml(path: Path, model: type[M], what: str, page: str = _PAGE) -> M:
         raise SettingsError(
             f"The {what} {path} cannot be read: {error.strerror or error}.", f"Name a {what} (TOML)."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"The {what} {path} is not TOML: byte {error.start + 1} of it is no UTF-8 text.",
+            f"Name a {what} (TOML), or save this one as UTF-8.",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"The {what} {path} is not TOML: {error}.", "Mend that line.") from error
     return validated(content, model, f"The {what} {path}", page)
 

@@ -164,18 +164,23 @@ def _classes(
     run_class: dict[str, str] = {}
     for name in (name for name in mapped if name in every.map):
         targets = [target for target in every.map[name] if target in (*present, *unanswered)]
-        if len(targets) > 1:
+        answers = [target for target in targets if target not in unanswered]
+        if len(answers) > 1:
+            told = ", ".join(repr(target) for target in answers)
             raise SettingsError(
-                f"{len(targets)} classes of {spec} stand for {name!r}: {other.name} answers with each of"
-                " them, and a map is judged by one answer.",
+                f"{len(answers)} classes of {spec} stand for {name!r}: {other.name} has an output for"
+                f" each of them ({told}), and a map is judged by one output.",
                 "Give a label map with one class for each; drop the others there.",
             )
         if not targets:
             reasons[name] = f"{spec} has no images of {every.map[name][0]!r}"
-        elif targets[0] in unanswered:
-            reasons[name] = f"{other.name} has no output of that name"
+        elif not answers:
+            # Under a label map the images may call it something else.
+            missing = " or ".join(repr(target) for target in targets)
+            of = "of that name" if targets == [name] else missing
+            reasons[name] = f"{other.name} has no output {of}"
         else:
-            run_class[targets[0]] = name
+            run_class[answers[0]] = name
     if not run_class:
         told = "; ".join(f"{name!r}: {reason}" for name, reason in list(reasons.items())[:3])
         raise DataError(

@@ -59,8 +59,15 @@ def test_what_is_no_text_file_is_refused(how: str, tmp_path: Path) -> None:
         path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     with pytest.raises(
         SettingsError, match="cannot be read" if how in {"missing", "folder"} else "not TOML"
-    ):
+    ) as caught:
         read_toml(path, Outer, "plan")
+    # What is no text has no line to mend.
+    assert caught.value.next_step == {
+        "latin": "Name a plan (TOML), or save this one as UTF-8.",
+        "a picture": "Name a plan (TOML), or save this one as UTF-8.",
+    }.get(how, "Name a plan (TOML).")
+    if how == "latin":
+        assert "byte 9 of it is no UTF-8 text" in caught.value.problem
 
 
 def test_content_can_be_validated_without_a_file() -> None:

@@ -315,12 +315,38 @@ def many_to_one() -> LabelMap:
     )
 
 
+def test_of_two_classes_for_one_the_model_may_answer_with_one_only(both: AuditResult) -> None:
+    network = nn.Sequential(Reads(both=False), Columns([0, 2]))
+    found = judged(both, network, planted(60), output_names=["wavy", "plain"], label_map=many_to_one())
+    assert {item.class_name: item.outcome for item in found.by_class} == {
+        "wavy": "travels",
+        "plain": "neither",
+    }
+    told = {(item.side, item.class_name): item.reason for item in found.dropped}
+    assert told["list", "rippled"] == "other has no output of that name"
+
+
+def test_an_output_that_is_missing_under_another_name_is_named(both: AuditResult) -> None:
+    crossed = many_to_one().model_copy(
+        update={"map": {"wavy": ("rippled",), "rippled": ("wavy",), "plain": ("plain",)}}
+    )
+    network = nn.Sequential(Reads(both=False), Columns([2, 0]))
+    found = judged(both, network, planted(60), output_names=["plain", "wavy"], label_map=crossed)
+    assert {item.class_name for item in found.by_class} == {"plain", "rippled"}
+    told = {(item.side, item.class_name): item.reason for item in found.dropped}
+    assert told["Reads", "wavy"] == "other has no output 'rippled'"
+
+
 @pytest.mark.parametrize(
     ("more", "error", "told"),
     [
         ({"pairs": random_images(8, 3, (1, 12, 16))}, SettingsError, r"12 x 16 pixels.*--size 16x16"),
         ({"names": ["x", "y", "z"]}, DataError, "has the same name.*label map"),
-        ({"label_map": many_to_one()}, SettingsError, "2 classes of list stand for 'wavy'"),
+        (
+            {"label_map": many_to_one()},
+            SettingsError,
+            "2 classes of list stand for 'wavy': .* output for each of them \\('wavy', 'rippled'\\)",
+        ),
         ({"names": ["wavy", "rippled", "q"], "label_map": many_to_one()}, DataError, "does not know"),
         ({"output_names": ["q", "r", "s"]}, DataError, "no output for any class"),
         ({"output_names": ["wavy", "rippled"]}, AuditError, "the list of output names has 2"),
