@@ -252,7 +252,7 @@ def mean_spectra_figure(result: AuditResult) -> Figure:
     with house_style():
         figure = Figure(figsize=(9.6, 3.2))
         left = figure.add_axes((0.09, 0.15, 0.31, 0.75))
-        right = figure.add_axes((0.475, 0.15, 0.325, 0.75))
+        right = figure.add_axes((0.475, 0.15, 0.295, 0.75))
         draw_spectra(left, result)
         draw_spectra(right, result, relative=True, legend=True)
     return figure
@@ -276,7 +276,9 @@ def draw_spectra(axes: Axes, result: AuditResult, relative: bool = False, legend
     for name, values in zip(result.class_names, mean, strict=True):
         colour = next(colours, None) if few or name in named else None
         style = {"color": colour, "linewidth": 1.4} if colour else {"color": "0.75", "linewidth": 0.7}
-        axes.plot(rings, values, label=plain_label(name) if colour else None, **style)
+        # Legends leave out what begins with an underscore.
+        label = f" {plain_label(name)}" if colour else None
+        axes.plot(rings, values, label=label, **style)
     axes.set_xlabel("radius (cycles/image)")
     if relative:
         axes.axhline(1, color="0.3", linewidth=0.6)
@@ -293,11 +295,11 @@ def draw_spectra(axes: Axes, result: AuditResult, relative: bool = False, legend
 
 
 def plain_label(name: str, most: int = _MAX_LABEL) -> str:
-    """A class name as a label: no formula, no line breaks, no hidden entry of a legend, not too long."""
+    """A class name as a label: no formula, no line breaks, and not too long."""
     text = name if len(name) <= most else f"{name[: most - 1]}…"
     text = "".join(letter if letter.isprintable() else " " for letter in text)
-    # matplotlib takes $...$ for a formula, and leaves out what begins with an underscore.
-    return f" {text}".replace("$", r"\$")
+    # matplotlib takes $...$ for a formula.
+    return text.replace("$", r"\$")
 
 
 def _log_where_wide(axes: Axes, ratio: NDArray[np.float64]) -> None:

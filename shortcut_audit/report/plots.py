@@ -296,7 +296,7 @@ def _listed(names: tuple[str, ...]) -> str:
 def _name(axes: Axes, class_name: str) -> None:
     """Put the class in front of a title that does not say whose picture it is."""
     # Two lines: long names and long titles do not fit beside each other.
-    axes.set_title(f"“{plain_label(class_name)[1:]}”\n{axes.get_title()}", y=1.0)
+    axes.set_title(f"“{plain_label(class_name)}”\n{axes.get_title()}", y=1.0)
 
 
 def _rows(axes: Axes, names: list[str], n_all: int) -> None:
