@@ -17,12 +17,12 @@ __all__ = ["report"]
 
 
 def report(
-    run: Path = typer.Argument(..., help="Folder of a finished audit."),
+    run: Path = typer.Argument(..., help="Folder of a finished audit, or its page."),
     output: Path | None = typer.Option(
         None,
         "--output",
         "-o",
-        help="Page to write. [default: RUN/report.html; none with --markdown]",
+        help="Page to write. [default: RUN/report.html, of a page that page; none with --markdown]",
     ),
     markdown: str | None = typer.Option(
         None,
@@ -34,17 +34,16 @@ def report(
     ),
 ) -> None:
     """Write the HTML page of a finished audit, or a summary (no model, data or torch needed)."""
-    from shortcut_audit.report.html import write_report
-    from shortcut_audit.results.store import load_result
+    from shortcut_audit.report.embedding import read_run
+    from shortcut_audit.report.html import write_again
 
     if model_card and markdown is None:
         raise SettingsError("A model card is written in Markdown.", "Give --markdown FILE too.")
-    result = load_result(run)
     if markdown is not None:
-        _write_markdown(result, markdown, model_card)
+        _write_markdown(read_run(run), markdown, model_card)
     if markdown is None or output is not None:
         # Standard output may hold the summary.
-        typer.echo(f"Page: {write_report(result, output or run)}", err=markdown == "-")
+        typer.echo(f"Page: {write_again(run, output or run)}", err=markdown == "-")
 
 
 def _write_markdown(result: AuditResult, target: str, model_card: bool) -> None:

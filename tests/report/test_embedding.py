@@ -163,3 +163,22 @@ def test_nobody_pictures_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None
     smaller = render(result)
     assert smaller.count("<article") == 2
     assert "1 more are in the table above" in smaller
+
+
+@pytest.mark.usefixtures("_no_figures")
+def test_the_command_reads_folders_and_pages(grey: AuditResult, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from shortcut_audit.cli.main import app
+
+    run = grey.save(tmp_path / "run")
+    runner = CliRunner()
+    first = runner.invoke(app, ["report", str(run)])
+    assert first.exit_code == 0, first.output
+    page = run / "report.html"
+    whole = page.read_bytes()
+    again = runner.invoke(app, ["report", str(page), "-o", str(tmp_path / "b.html")])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "b.html").read_bytes() == whole
+    said = runner.invoke(app, ["report", str(page), "--markdown", "-"])
+    assert "Frequency audit" in said.output
