@@ -128,12 +128,20 @@ def run_case(name: str, data: Path, work: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def right_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Used plants with the effect that they have."""
+    right = [row for row in rows if row["effect"] == EXPECTED[row["kind"]]]
+    open_ = [row for row in rows if row["effect"] == "inconclusive"]
+    n_wrong = len(rows) - len(right) - len(open_)
+    text = f"{len(right)} of {len(rows)}"
+    return f"{text} ({len(open_)} inconclusive, {n_wrong} wrong)" if len(right) < len(rows) else text
+
+
 def lines_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The report."""
     used = [row for row in rows if row["true_flip"] is not None and row["true_flip"] >= USED]
     clean = [row for row in rows if row["true_flip"] is None]
-    right = [row for row in used if row["effect"] == EXPECTED[row["kind"]]]
-    wrong = [row for row in used if row["effect"] not in (EXPECTED[row["kind"]], "inconclusive")]
+    convicted = [row for row in used if row["verdict"] == "shortcut"]
     quiet = [row for row in clean if row["effect"] == "no effect"]
     open_ = [row for row in clean if row["effect"] == "inconclusive"]
     shares = [row["share"] for row in rows]
@@ -142,12 +150,24 @@ def lines_of(rows: Sequence[dict[str, Any]]) -> list[str]:
         "",
         "| what | asked | found |",
         "|---|---|---|",
-        f"| used plants: illusion where it is there, drop where it is missing | 95% | {len(right)} of"
-        f" {len(used)} ({len(used) - len(right) - len(wrong)} inconclusive, {len(wrong)} wrong) |",
+        f"| used plants: illusion where it is there, drop where it is missing | 95% | {right_of(used)} |",
+        f"| the same, of classes that the audit convicts at home | - | {right_of(convicted)} |",
         f"| classes without a plant, decoys among them: no effect | 95% | {len(quiet)} of {len(clean)}"
         f" ({len(open_)} inconclusive) |",
         f"| passes of a set over its share of those of the audit | 1.5 | {np.median(shares):.2f}"
         f" ({min(shares):.2f}–{max(shares):.2f}) |",
+        "",
+        "| used plants of kind | where it is: illusion | where it is missing: drop |",
+        "|---|---|---|",
+        *(
+            f"| {kind} |"
+            + "|".join(
+                f" {right_of([row for row in used if (row['plant'], row['kind']) == (kind, there)])} "
+                for there in EXPECTED
+            )
+            + "|"
+            for kind in sorted({row["plant"] for row in used})
+        ),
         "",
         "| network | set | class | plant | true content turns | verdict at home | recall at home |"
         " there | holds up | would bring back | effect |",
