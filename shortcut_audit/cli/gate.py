@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from shortcut_audit.cli.terminal import say
-from shortcut_audit.errors import ResultError, SettingsError
+from shortcut_audit.cli.terminal import plain, say
+from shortcut_audit.errors import AuditError, ResultError, SettingsError
 
 if TYPE_CHECKING:
     from shortcut_audit.gate.gate_report import GateReport
@@ -64,6 +64,10 @@ def check(
     junit: Path | None = typer.Option(None, "--junit", help="Write JUnit XML here."),
     markdown: Path | None = typer.Option(None, "--markdown", help="Write Markdown here."),
     json_file: Path | None = typer.Option(None, "--json", help="Write JSON here."),
+    badge: Path | None = typer.Option(None, "--badge", help="Write JSON for a shields.io badge here."),
+    github: bool = typer.Option(
+        False, "--github", help="In GitHub Actions: annotations, and a summary of the step."
+    ),
     numerics: str = typer.Option(
         "widen",
         "--numerics",
@@ -77,12 +81,16 @@ def check(
 
     if numerics not in ("widen", "strict"):
         raise SettingsError(f"--numerics was given as {numerics!r}.", "It is widen or strict.")
-    report = _checked(run, policy, baseline, _day(day), numerics == "strict")
-    for name, path in (("junit", junit), ("markdown", markdown), ("json", json_file)):
+    try:
+        report = _checked(run, policy, baseline, _day(day), numerics == "strict")
+    except AuditError as error:
+        _tell_unusable(error, badge, github)
+        raise
+    for name, path in (("junit", junit), ("markdown", markdown), ("json", json_file), ("badge", badge)):
         if path is not None:
             _write(path, OUTPUTS[name](report))
     try:
-        say(as_terminal(report).rstrip("\n"))
+        say((_for_github(report) if github else as_terminal(report)).rstrip("\n"))
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output went away; what the gate found stands all the same.
@@ -130,12 +138,60 @@ def update(
         say(f"Tightened: {target}")
 
 
+@gate.command("validate")
+def validate(
+    policies: list[Path] = typer.Argument(
+        ..., metavar="POLICY...", help="Policies: gate.toml, or a pyproject.toml that holds one."
+    ),
+    day: datetime | None = _DATE,
+) -> None:
+    """Read policies, without any audit: 0 all hold, 2 one does not. For pre-commit."""
+    from shortcut_audit.gate.policy_file import read_policy
+
+    faulty = False
+    for path in policies:
+        try:
+            known = read_policy(path)
+        except SettingsError as error:
+            faulty = True
+            typer.echo("\n  ".join(plain(each) for each in (error.problem, error.next_step)), err=True)
+            continue
+        say(f"{path}: {len(known.rules)} rules, {len(known.debts)} known debts.")
+        for debt in known.debts:
+            if debt.expires is not None and debt.expires < _day(day):
+                say(f"  The debt of {debt.class_name} under {debt.rule!r} expired on {debt.expires}.")
+    if faulty:
+        raise typer.Exit(2)
+
+
 @gate.command("schema")
 def schema() -> None:
     """Print the JSON schema of a policy."""
     from shortcut_audit.gate.policy import policy_schema
 
     typer.echo(json.dumps(policy_schema(), indent=1))
+
+
+def _for_github(report: GateReport) -> str:
+    """What the runner reads; the summary goes to its file."""
+    from shortcut_audit.gate.outputs import as_markdown, as_terminal
+    from shortcut_audit.gate.outputs.github import as_annotations, harmless, write_summary
+
+    write_summary(as_markdown(report), os.environ)
+    return harmless(as_terminal(report)) + as_annotations(report)
+
+
+def _tell_unusable(error: AuditError, badge: Path | None, github: bool) -> None:
+    """No earlier badge stays green; on GitHub the error is told once, as an annotation."""
+    from shortcut_audit.gate.outputs.badge import error_badge
+    from shortcut_audit.gate.outputs.github import error_annotation, error_summary, write_summary
+
+    if badge is not None:
+        _write(badge, error_badge())
+    if github:
+        say(error_annotation(error).rstrip("\n"))
+        write_summary(error_summary(error), os.environ)
+        raise typer.Exit(error.exit_code) from error
 
 
 def _day(day: datetime | None) -> date:
