@@ -122,19 +122,18 @@ def widening(comparison: Comparison, n: int) -> float:
 
 def trials_of(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> Iterator[Trial]:
     """Every class (and set) that a rule is about. `comparison`: with the baseline, where there is one."""
-    searched_before = set()
-    if comparison is not None:
-        searched_before = {item.name for item in comparison.first.classes if item.searched}
+    before = {} if comparison is None else comparison.first.by_name
     for place in _sets(rule, run, comparison):
         if rule.together:
-            yield _trial(rule, None, place, run, comparison)
+            yield _trial(rule, None, None, place, run, comparison)
             continue
         for item in run.classes:
             if not rule.is_about(item.name):
                 continue
             held = rule.kind in ("accuracy", "ood_accuracy") or item.searched
-            if held or item.name in searched_before:
-                yield _trial(rule, item, place, run, comparison)
+            old = before.get(item.name)
+            if held or (old is not None and old.searched):
+                yield _trial(rule, old, item, place, run, comparison)
 
 
 def _sets(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> list[str]:
@@ -147,7 +146,12 @@ def _sets(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> list[st
 
 
 def _trial(
-    rule: Rule, item: ClassNumbers | None, place: str, run: RunNumbers, comparison: Comparison | None
+    rule: Rule,
+    old: ClassNumbers | None,
+    item: ClassNumbers | None,
+    place: str,
+    run: RunNumbers,
+    comparison: Comparison | None,
 ) -> Trial:
     trial = Trial(rule, None if item is None else item.name, place)
     if rule.may_be is not None:
@@ -156,7 +160,6 @@ def _trial(
     if rule.limit is not None:
         return _in_band(_limited(trial, item, run), item)
     assert comparison is not None
-    old = None if item is None else comparison.first.of(item.name)
     if rule.kind == "strength":
         assert item is not None
         return _in_band(_stronger(trial, old, item, comparison), item)

@@ -92,7 +92,8 @@ def parse_policy(content: Any, what: str) -> Policy:
             "Upgrade shortcut-audit.",
         )
     try:
-        return Policy.model_validate(content)
+        # By the names of the file alone: `rules` is a slip of `rule` there.
+        return Policy.model_validate(content, by_alias=True, by_name=False)
     except ValidationError as error:
         faults = [_fault(each, content) for each in error.errors()]
         more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""

@@ -95,9 +95,9 @@ def _moved_baseline(
     moved: list[str],
 ) -> RunNumbers:
     classes = []
+    here = numbers.by_name
     for old in baseline.classes:
-        new = numbers.of(old.name)
-        assert new is not None
+        new = here[old.name]
         changes: dict[str, Any] = {}
         for quantity, name, place in sorted(better):
             if name != old.name:

@@ -203,8 +203,10 @@ def compared_numbers(
     images = _overlap(first, second, first_outcomes, second_outcomes)
     sides = _Sides(first, second, first_outcomes, second_outcomes, images)
     changes: list[Change] = [sides.overall()]
-    for name in (name for name in first.class_names if second.of(name) is not None):
-        changes += sides.of_class(name)
+    there = second.by_name
+    for item in first.classes:
+        if item.name in there:
+            changes += sides.of_class(item, there[item.name])
     for place in first.sets:
         if place in second.sets:
             changes.append(sides.ood(None, place))
@@ -289,11 +291,9 @@ class _Sides:
             )
         return self._change(None, "accuracy", totals[0], totals[1], same)
 
-    def of_class(self, name: str) -> list[Change]:
+    def of_class(self, old: ClassNumbers, new: ClassNumbers) -> list[Change]:
         """Every quantity of one class."""
-        old, new = self.first.of(name), self.second.of(name)
-        assert old is not None
-        assert new is not None
+        name = old.name
         found = [self._accuracy(old, new)]
         if old.searched or new.searched:
             found += [

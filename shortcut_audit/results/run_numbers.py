@@ -6,7 +6,6 @@ without its arrays. Tuples of counts are (hits, n), or (n, both, only_first, onl
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -144,10 +143,12 @@ class RunNumbers(Frozen):
 
     def of(self, class_name: str) -> ClassNumbers | None:
         """The numbers of a class."""
-        return self._by_name.get(class_name)
+        return next((item for item in self.classes if item.name == class_name), None)
 
-    @cached_property
-    def _by_name(self) -> dict[str, ClassNumbers]:
+    @property
+    def by_name(self) -> dict[str, ClassNumbers]:
+        """All classes by name, for those who ask for many."""
+        # Not kept: a copy with other classes would keep it too.
         return {item.name: item for item in self.classes}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, fisher_exact
 
@@ -31,13 +31,17 @@ from shortcut_audit.results.statistics import (
 )
 
 counts = st.integers(0, 60)
+# Other work on the machine is no fault of a test.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@patient
 @given(counts, counts)
 def test_sign_test_is_the_binomial_tail(ups: int, downs: int) -> None:
     assert sign_p_value(ups, downs) == pytest.approx(paired_p_value(ups, downs), rel=1e-9)
 
 
+@patient
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_fisher_is_scipys(n: int, other_n: int, data: st.DataObject) -> None:
     hits, other = data.draw(st.integers(0, n)), data.draw(st.integers(0, other_n))
@@ -46,6 +50,7 @@ def test_fisher_is_scipys(n: int, other_n: int, data: st.DataObject) -> None:
     assert fisher_p_value(hits, n, other, other_n) == pytest.approx(expected, rel=1e-7)
 
 
+@patient
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_bonferroni_step_by_step(p_values: list[float]) -> None:
     adjusted = holm(p_values)
@@ -56,6 +61,7 @@ def test_holm_is_bonferroni_step_by_step(p_values: list[float]) -> None:
         assert adjusted[k] == pytest.approx(running)
 
 
+@patient
 @given(st.integers(1, 300), st.integers(1, 300), st.data())
 def test_apart_is_newcombes_interval_of_two_shares(n: int, m: int, data: st.DataObject) -> None:
     hits, other = data.draw(st.integers(0, n)), data.draw(st.integers(0, m))
@@ -71,6 +77,7 @@ def tables(draw: st.DrawFn, most: int = 120) -> Paired:
     return Paired(n=both + first + second + neither + 1, both=both, only_first=first, only_second=second)
 
 
+@patient
 @given(tables())
 def test_same_images_is_newcombes_interval_of_pairs_and_at_least_mcnemars_p(pair: Paired) -> None:
     change = SameImages(pair)
@@ -80,6 +87,7 @@ def test_same_images_is_newcombes_interval_of_pairs_and_at_least_mcnemars_p(pair
     assert change.p_over(0.0) >= exact or pair.difference <= 0
 
 
+@patient
 @given(tables(), st.sampled_from([0.0, 0.02, 0.1, 0.3]))
 def test_p_is_where_the_interval_just_reaches_the_tolerance(pair: Paired, tolerance: float) -> None:
     """Without the exact test, which only makes p larger, 1 - 2p is the confidence of that interval."""
@@ -95,6 +103,7 @@ def test_p_is_where_the_interval_just_reaches_the_tolerance(pair: Paired, tolera
     assert low == pytest.approx(tolerance, abs=2e-3) or p == exact
 
 
+@patient
 @given(tables(), st.floats(0, 0.4), st.floats(0, 0.4))
 def test_a_wider_tolerance_is_never_surer_exceeded(pair: Paired, one: float, other: float) -> None:
     for change in (
@@ -124,6 +133,7 @@ def test_the_test_against_a_tolerance_keeps_its_level() -> None:
         assert beyond <= 0.0065
 
 
+@patient
 @given(st.integers(1, 500), st.floats(0, 1))
 def test_images_under_one_map_are_worth_less(n: int, reliability: float) -> None:
     worth = effective_share(n, reliability) * n
