@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -12,14 +11,14 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from shortcut_audit.report.corruption_words import named_corruption, orbit_changes
+from shortcut_audit.report.figures import house_style, plain_label
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.corruption_findings import CorruptionsFinding
 
-__all__ = ["MAX_ROWS", "drop_figure", "prediction_figure"]
+__all__ = ["MAX_ROWS", "draw_drops", "drop_figure", "prediction_figure"]
 
 # Classes of the picture; the table of the export has every one.
 MAX_ROWS = 30
-_MAX_LABEL = 24
 # Cells so few that their points can be written into them.
 _MAX_WRITTEN = 20
 # Smallest change of energy that is drawn.
@@ -28,10 +27,17 @@ _FLOOR = 1e-3
 
 def drop_figure(finding: CorruptionsFinding) -> Figure:
     """Heat map of the recall that each class loses under each shift, those that lose most on top."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
+    n_rows = min(MAX_ROWS, len(finding.by_class))
+    with house_style():
+        figure = Figure(figsize=(9.6, 1.5 + 0.24 * n_rows), layout="constrained")
+        draw_drops(figure.add_subplot(), finding)
+    return figure
+
+
+def draw_drops(axes: Axes, finding: CorruptionsFinding) -> None:
+    """Heat map of the recall that each class loses under each shift, those that lose most on top."""
     order = sorted(finding.by_class, key=lambda item: -item.mean_drop)[:MAX_ROWS]
     drops = np.array([[100 * each.recall.difference for each in item.by_shift] for item in order])
-    figure, axes = plt.subplots(figsize=(9.6, 1.5 + 0.24 * len(order)), layout="constrained")
     reach = max(float(np.abs(drops).max()), 10.0)
     sns.heatmap(
         drops,
@@ -42,15 +48,15 @@ def drop_figure(finding: CorruptionsFinding) -> Figure:
         annot=len(finding.shifts) <= _MAX_WRITTEN,
         fmt=".0f",
         annot_kws={"fontsize": 7},
-        yticklabels=[_short(item.class_name) for item in order],
+        yticklabels=[plain_label(item.class_name) for item in order],
         xticklabels=[str(shift.severity) for shift in finding.shifts],
         cbar_kws={"label": "recall lost, points", "pad": 0.01},
+        rasterized=True,
     )
     _name_kinds(axes, finding)
     axes.tick_params(axis="both", length=0, labelsize=7)
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="severity, by corruption", ylabel="")
-    return figure
 
 
 def _name_kinds(axes: Axes, finding: CorruptionsFinding) -> None:
@@ -74,9 +80,15 @@ def _name_kinds(axes: Axes, finding: CorruptionsFinding) -> None:
 def prediction_figure(result: AuditResult, finding: CorruptionsFinding) -> Figure:
     """The drop of each class under each shift over how much the shift changes an orbit: of the class's
     dominant ones, and of all."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
-    size = (9.6, max(3.2, 0.21 * len(finding.corruptions)))
-    figure, axes = plt.subplots(1, 2, figsize=size, sharex=True, sharey=True, layout="constrained")
+    with house_style():
+        size = (9.6, max(3.2, 0.21 * len(finding.corruptions)))
+        figure = Figure(figsize=size, layout="constrained")
+        _draw_prediction(figure, result, finding)
+    return figure
+
+
+def _draw_prediction(figure: Figure, result: AuditResult, finding: CorruptionsFinding) -> None:
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
     regions = (("dominant", "the class's dominant orbits"), ("all", "all orbits but DC"))
     for place, (region, title) in enumerate(regions):
         cells = _cells(finding, orbit_changes(result, finding, region))
@@ -117,7 +129,6 @@ def prediction_figure(result: AuditResult, finding: CorruptionsFinding) -> Figur
         bbox_to_anchor=(1.0, 0.5),
     )
     sns.despine(figure)
-    return figure
 
 
 def _cells(finding: CorruptionsFinding, changes: NDArray[np.float64]) -> pd.DataFrame:
@@ -133,8 +144,3 @@ def _cells(finding: CorruptionsFinding, changes: NDArray[np.float64]) -> pd.Data
         for shift, each, change in zip(finding.shifts, item.by_shift, own, strict=True)
     ]
     return pd.DataFrame(rows)
-
-
-def _short(name: str) -> str:
-    # A dollar sign would start a formula.
-    return (name if len(name) <= _MAX_LABEL else name[: _MAX_LABEL - 1] + "…").replace("$", r"\$")

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from shortcut_audit.report.environment import rendered
-from shortcut_audit.report.figures import image_uri, png_bytes
+from shortcut_audit.report.figures import house_style, image_uri, png_bytes
 from shortcut_audit.report.summary import percent
 from shortcut_audit.results.audit_result import SkippedImage
 from shortcut_audit.results.cue_conflict import (
@@ -132,9 +132,9 @@ def by_shape_bias(result: CueConflictResult) -> list[CueClass]:
     return sorted(result.by_class, key=key)
 
 
+@house_style()
 def cue_figure(result: CueConflictResult) -> Figure:
     """Shape against texture, a row a class and one of all images, with exact 95% intervals."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
     shown = [item for item in by_shape_bias(result) if item.among_groups.n_either][:_MOST_ROWS]
     rows = [("all images", result.among_groups)]
     rows += [(item.class_name, item.among_groups) for item in shown]

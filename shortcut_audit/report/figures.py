@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,9 @@ _MANY_DOTS = 300
 _MAX_LABEL = 24
 # Inches of the figures of one class: left edges of its three panels, their foot, side and width.
 _CLASS_SIZE = (9.6, 2.9)
-_LEFT, _FOOT, _SIDE, _WIDTH_OF_LAST = (0.66, 3.92, 7.26), 0.46, 2.12, 2.24
+_LEFT, _FOOT, _SIDE, _WIDTH_OF_LAST = (0.62, 3.98, 7.32), 0.46, 2.12, 2.22
+# Cells of a side that a panel of a page shows one by one.
+_MAX_CELLS = 112
 # Sides of a grid from which single orbits are too small for rings around them.
 _FINE = 96
 
@@ -109,8 +112,10 @@ def class_figure(result: AuditResult, class_name: str) -> Figure:
     """One class: its map, its place among the class spectra (ADCS), and importance over radius."""
     with house_style():
         figure, axes, bars = _three_panels()
-        draw_map(axes[0], result, class_name, bars[0])
-        draw_adcs(axes[1], result, class_name, bars[1])
+        # On the few dots of a page cells of a fine grid would be noise, to eyes and to PNG.
+        blocks = math.ceil(max(result.grid.height, result.grid.width) / _MAX_CELLS)
+        draw_map(axes[0], result, class_name, bars[0], blocks)
+        draw_adcs(axes[1], result, class_name, bars[1], blocks)
         axes[1].set_ylabel("")
         draw_radius(axes[2], result, class_name)
     return figure
@@ -140,14 +145,29 @@ def _entitle(axes: Axes, title: str) -> None:
 
 
 def _plane(
-    axes: Axes, result: AuditResult, values: NDArray[Any], limit: float, label: str, bar: Axes | None
+    axes: Axes,
+    result: AuditResult,
+    values: NDArray[Any],
+    limit: float | None,
+    label: str,
+    bar: Axes | None,
+    blocks: int,
 ) -> None:
-    """Signed values of orbits (n_orbits,) over the plane, with a colour bar in or beside its Axes."""
+    """Signed values of orbits (n_orbits,) over the plane, with a colour bar in or beside its Axes.
+
+    `limit`: value of the full colour, None for the largest but 0.5%; `blocks`: cells of a side whose
+    mean is shown as one.
+    """
     height, width = result.grid.height, result.grid.width
     left, top = -(width // 2) - 0.5, -(height // 2) - 0.5
+    plane = full_plane(result, values)
+    if blocks > 1:
+        plane = _means_of(plane, blocks)
+    if limit is None:
+        limit = float(np.nanpercentile(np.abs(plane), 99.5)) or 1.0
     image = axes.imshow(
-        full_plane(result, values),
-        extent=(left, left + width, top + height, top),
+        plane,
+        extent=(left, left + blocks * plane.shape[1], top + blocks * plane.shape[0], top),
         cmap=_SIGNED,
         vmin=-limit,
         vmax=limit,
@@ -164,7 +184,16 @@ def _plane(
     drawn.outline.set_visible(False)
     # Small numbers share their power of ten: labels of any length would not fit.
     bar_formatter: Any = drawn.formatter
-    bar_formatter.set_powerlimits((-2, 4))
+    bar_formatter.set_powerlimits((-1, 3))
+
+
+def _means_of(plane: NDArray[Any], side: int) -> NDArray[Any]:
+    """Means of blocks of `side` x `side` cells, of those at the far edges as many as there are."""
+    rows, columns = (-n % side for n in plane.shape)
+    padded = np.pad(plane.astype(float), ((0, rows), (0, columns)), constant_values=np.nan)
+    shape = (padded.shape[0] // side, side, padded.shape[1] // side, side)
+    means: NDArray[Any] = np.nanmean(padded.reshape(shape), axis=(1, 3))
+    return means
 
 
 def _map_of(result: AuditResult, class_name: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], str]:
@@ -176,14 +205,16 @@ def _map_of(result: AuditResult, class_name: str) -> tuple[NDArray[np.float32], 
     return importance, kept, finding.by_class[row].resolution.partition(":")[0]
 
 
-def draw_map(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None) -> None:
-    """Importance of every orbit for the class, with its map marked; `bar`: Axes of the colour bar."""
+def draw_map(
+    axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None, blocks: int = 1
+) -> None:
+    """Importance of every orbit for the class, with its map marked; `bar`: Axes of the colour bar,
+    `blocks`: cells of a side that are shown as one."""
     importance, kept, shared = _map_of(result, class_name)
     shown = importance.astype(float).copy()
     # DC is another thing altogether (the mean colour) and would drown all waves.
     shown[0] = np.nan
-    limit = float(np.nanpercentile(np.abs(shown), 99.5)) or 1.0
-    _plane(axes, result, shown, limit, importance_words(result), bar)
+    _plane(axes, result, shown, None, importance_words(result), bar, blocks)
     u, v = result.arrays["orbits/u"][kept], result.arrays["orbits/v"][kept]
     both = np.concatenate([np.stack([v, u]), np.stack([-v, -u])], axis=1)
     # The Nyquist line is drawn once, on the negative side, as fftshift puts it.
@@ -206,11 +237,13 @@ def draw_map(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None 
     _entitle(axes, f"Importance ({'rings' if coarse else 'dots'}: the map{by})")
 
 
-def draw_adcs(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None) -> None:
+def draw_adcs(
+    axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None, blocks: int = 1
+) -> None:
     """How many classes have less amplitude than the class at each orbit, less those with more (ADCS)."""
     adcs = result.arrays["class_spectra/adcs"][list(result.class_names).index(class_name)]
     limit = max(1, len(result.class_names) - 1)
-    _plane(axes, result, adcs.astype(float), limit, "ADCS", bar)
+    _plane(axes, result, adcs.astype(float), limit, "ADCS", bar, blocks)
     _entitle(axes, "Data: amplitude against other classes")
 
 
@@ -326,7 +359,7 @@ def data_class_figure(result: AuditResult, class_name: str) -> Figure:
 def draw_z_map(axes: Axes, result: AuditResult, class_name: str, bar: Axes | None = None) -> None:
     """How far each orbit of the class stands out from its surroundings, against other classes (z)."""
     z = _z_of(result, class_name)
-    _plane(axes, result, z, 2 * result.invitations.threshold, "z", bar)
+    _plane(axes, result, z, 2 * result.invitations.threshold, "z", bar, 1)
     _entitle(axes, "Standing out from surroundings")
 
 
@@ -383,7 +416,7 @@ def map_bytes(result: AuditResult, class_name: str) -> bytes:
     figure = class_figure(result, class_name)
     if max(result.grid.height, result.grid.width) < LARGE:
         return png_bytes(figure)
-    return png_bytes(figure, dpi=80, n_colours=64)
+    return png_bytes(figure, dpi=80, n_colours=128)
 
 
 def png_bytes(figure: Figure, dpi: int = 110, n_colours: int = 256) -> bytes:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from shortcut_audit.report.figures import house_style
 from shortcut_audit.results.model_transfer import ModelTransferResult
 
 __all__ = ["agreement_figure", "clustering_of", "turned_figure"]
@@ -32,9 +33,9 @@ def clustering_of(result: ModelTransferResult) -> NDArray[np.float64] | None:
     return found
 
 
+@house_style()
 def agreement_figure(result: ModelTransferResult) -> Figure:
     """Models x models: mean rank correlation of their maps over the ceiling; grouped where it can be."""
-    sns.set_theme(style="white", context="paper", font_scale=0.9)
     matrix = _array(result.agreement_matrix())
     names = [_short(run.name) for run in result.runs]
     side = max(3.4, 0.95 * len(names) + 1.6)
@@ -88,9 +89,9 @@ def _annotations(result: ModelTransferResult) -> list[list[str]]:
     return rows
 
 
+@house_style()
 def turned_figure(result: ModelTransferResult) -> Figure:
     """Runs x models: mean share of other images that the run's shortcuts turn; its own model first."""
-    sns.set_theme(style="white", context="paper", font_scale=0.9)
     judged = _array(result.turned_matrix())
     own = []
     for run in result.runs:

@@ -16,7 +16,6 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -157,7 +156,7 @@ class Plots:
         item = self._set(set_name)
         classes = sorted(item.by_class, key=lambda each: -each.drop)[: transfer_figures.MAX_ROWS]
         with self._axes(ax, (6.0, 1.4 + 0.24 * len(classes))) as axes:
-            transfer_figures._draw_recall(axes, classes, item.set.name)
+            transfer_figures.draw_recall(axes, classes, item.set.name)
             sns.despine(ax=axes)
         return axes
 
@@ -169,7 +168,7 @@ class Plots:
         finding = self._corruptions()
         height = 1.5 + 0.24 * min(corruption_figures.MAX_ROWS, len(finding.by_class))
         with self._axes(ax, (9.6, height)) as axes:
-            _draw_drops(axes, finding)
+            corruption_figures.draw_drops(axes, finding)
         return axes
 
     def _of_class(
@@ -382,28 +381,3 @@ def _draw_rates(axes: Axes, items: list[ClassShortcut]) -> None:
             label=label,
         )
     axes.set_xlabel("called by the class when only its map is kept")
-
-
-def _draw_drops(axes: Axes, finding: CorruptionsFinding) -> None:
-    """Heat map of the recall that each class loses under each shift, those that lose most on top."""
-    order = sorted(finding.by_class, key=lambda item: -item.mean_drop)[: corruption_figures.MAX_ROWS]
-    drops = np.array([[100 * each.recall.difference for each in item.by_shift] for item in order])
-    reach = max(float(np.abs(drops).max()), 10.0)
-    sns.heatmap(
-        drops,
-        ax=axes,
-        cmap="vlag",
-        vmin=-reach,
-        vmax=reach,
-        annot=len(finding.shifts) <= corruption_figures._MAX_WRITTEN,
-        fmt=".0f",
-        annot_kws={"fontsize": 7},
-        yticklabels=[plain_label(item.class_name) for item in order],
-        xticklabels=[str(shift.severity) for shift in finding.shifts],
-        cbar_kws={"label": "recall lost, points", "pad": 0.01},
-        rasterized=True,
-    )
-    corruption_figures._name_kinds(axes, finding)
-    axes.tick_params(axis="both", length=0, labelsize=7)
-    axes.tick_params(axis="y", rotation=0)
-    axes.set(xlabel="severity, by corruption", ylabel="")

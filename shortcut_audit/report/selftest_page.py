@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from shortcut_audit.report.environment import FrameData, FrameProvenance, FrameView, rendered
-from shortcut_audit.report.figures import image_uri, png_bytes
+from shortcut_audit.report.figures import house_style, image_uri, png_bytes
 from shortcut_audit.results.counts import Rate
 from shortcut_audit.results.selftest import (
     NARROW,
@@ -147,9 +147,9 @@ def selftest_meaning(result: SelfTestResult) -> str:
     return text
 
 
+@house_style()
 def selftest_figure(result: SelfTestResult) -> Figure:
     """Score of every class, by what the class is."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
     groups = {
         "used plants": result.used,
         "unused plants": tuple(item for item in result.plants if not item.used),

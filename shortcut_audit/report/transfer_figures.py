@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from shortcut_audit.report.figures import house_style, plain_label
 from shortcut_audit.results.counts import Rate
 from shortcut_audit.results.transfer_findings import ClassTransfer, SetTransfer
 
-__all__ = ["MAX_ROWS", "groups_figure", "transfer_figure"]
+__all__ = ["MAX_ROWS", "draw_recall", "groups_figure", "transfer_figure"]
 
 # Classes that a figure has room for.
 MAX_ROWS = 25
-_MAX_NAME = 24
 _COLOURS = {"illusion": 3, "drop": 1, "inconclusive": 8, "no effect": 7}
 
 
 def transfer_figure(item: SetTransfer, classes: Sequence[ClassTransfer]) -> Figure:
     """Recall of `classes` at home and there, and what bands of the audit's copies bring back, or how much
     energy bands hold where the images are no copies."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
     height = 1.4 + 0.24 * min(len(classes), MAX_ROWS)
-    figure, axes = plt.subplots(
-        1, 2, figsize=(9.6, height), layout="constrained", gridspec_kw={"width_ratios": [3, 2]}
-    )
-    _draw_recall(axes[0], classes[:MAX_ROWS], item.set.name)
-    _draw_bands(axes[1], item)
-    sns.despine(figure)
+    with house_style():
+        figure = Figure(figsize=(9.6, height), layout="constrained")
+        axes = figure.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
+        draw_recall(axes[0], classes[:MAX_ROWS], item.set.name)
+        _draw_bands(axes[1], item)
+        sns.despine(figure)
     return figure
 
 
-def _draw_recall(axes: Axes, classes: Sequence[ClassTransfer], name: str) -> None:
+def draw_recall(axes: Axes, classes: Sequence[ClassTransfer], name: str) -> None:
+    """Recall of each class at home and on the set `name`, with 95% intervals, a row a class."""
     palette = sns.color_palette("colorblind")
     for row, each in enumerate(classes):
         home, there = each.recall_home.value or 0.0, each.recall.value or 0.0
@@ -46,10 +45,12 @@ def _draw_recall(axes: Axes, classes: Sequence[ClassTransfer], name: str) -> Non
     for effect, number in _COLOURS.items():
         if any(each.effect == effect for each in classes):
             axes.scatter([], [], color=palette[number], marker="D", s=22, label=f"there: {effect}")
-    axes.set_yticks(range(len(classes)), [_short(each.class_name) for each in classes])
+    axes.set_yticks(range(len(classes)), [plain_label(each.class_name) for each in classes])
     axes.invert_yaxis()
     axes.set(
-        title=f"Recall at home and on {_short(name)}", xlabel="of the class's images", xlim=(-0.02, 1.02)
+        title=f"Recall at home and on {plain_label(name)}",
+        xlabel="of the class's images",
+        xlim=(-0.02, 1.02),
     )
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False, fontsize="small", loc="best")
@@ -85,8 +86,14 @@ def _draw_bands(axes: Axes, item: SetTransfer) -> None:
 
 def groups_figure(item: SetTransfer) -> Figure:
     """HFSS's curves: classes that their map alone recalls at home, and the others, over the threshold."""
-    sns.set_theme(style="ticks", context="paper", font_scale=0.9)
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 2.6), layout="constrained", sharey=True)
+    with house_style():
+        figure = Figure(figsize=(9.6, 2.6), layout="constrained")
+        _draw_groups(figure, item)
+    return figure
+
+
+def _draw_groups(figure: Figure, item: SetTransfer) -> None:
+    axes = figure.subplots(1, 2, sharey=True)
     palette = sns.color_palette("colorblind")
     thresholds = [point.threshold for point in item.groups]
     series = {
@@ -120,8 +127,3 @@ def groups_figure(item: SetTransfer) -> Figure:
     axes[0].set_ylabel("mean recall there")
     axes[1].legend(frameon=False, fontsize="small")
     sns.despine(figure)
-    return figure
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"

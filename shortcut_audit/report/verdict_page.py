@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+# A ladder has few colours; more would be shades of the edges of its letters.
+_LADDER_COLOURS = 32
+
+
 @dataclass(frozen=True)
 class Picture:
     """One evidence picture, ready for the template."""
@@ -87,7 +91,8 @@ def verdict_section(
     figure = None
     if item.ladder:
         figure = memory.picture(
-            f"class-{number}/ladder", lambda: image_uri(png_bytes(ladder_figure(item)), "png")
+            f"class-{number}/ladder",
+            lambda: image_uri(png_bytes(ladder_figure(item), n_colours=32), "png"),
         )
     return VerdictSection(
         facts=_facts(item),
