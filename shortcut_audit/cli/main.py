@@ -10,6 +10,7 @@ from types import FrameType
 import typer
 
 from shortcut_audit.cli.audit import audit
+from shortcut_audit.cli.compare import compare
 from shortcut_audit.cli.cue_conflict import cue_conflict
 from shortcut_audit.cli.data import data
 from shortcut_audit.cli.demo import demo
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None] | typer.Typer] = {
     "data": data,
     "gate": gate,
     "report": report,
+    "compare": compare,
     "export": export,
     "schema": schema,
     "train": train,
