@@ -180,6 +180,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     lines = [
+        "# The learned search beside the hierarchical one",
+        "",
         f"Machine: {machine()}. {options.search_images} search and {options.judge_images} judgement"
         " images a class.",
         "",

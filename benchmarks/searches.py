@@ -37,7 +37,13 @@ from machine import machine
 from shortcut_audit.data.plans import Cosines, Plan
 from shortcut_audit.data.planting import plant
 from shortcut_audit.data.sources import open_source
-from shortcut_audit.fourier.masks import BoolArray, half_plane_mask, rank_orbits, top_share
+from shortcut_audit.fourier.masks import (
+    BoolArray,
+    found_share,
+    half_plane_mask,
+    rank_orbits,
+    top_share,
+)
 from shortcut_audit.fourier.transform import apply_mask
 from shortcut_audit.measures.interface import Subject, logits_in_batches
 from shortcut_audit.measures.probing import probe_pairs
@@ -127,7 +133,12 @@ def _subjects(
 
 def _map(subject: Subject, found: ClassSearch) -> BoolArray:
     outline = subject.outline
-    if found.kept is not None:
+    # On its way the hierarchical search keeps more than was asked for: then its ranking is cut there.
+    share = outline.settings.kept_share
+    if (
+        found.kept is not None
+        and found_share(outline.grid, found.kept, rankable_orbits(outline)) < 1.1 * share
+    ):
         return found.kept
     rank = rank_orbits(found.importance[found.score], rankable_orbits(outline), found.ranking)
     return top_share(outline.grid, rank, outline.settings.kept_share)
@@ -306,8 +317,10 @@ def all_four(place: Place, pictures: Path | None) -> list[str]:
                     {
                         "search": search,
                         "image passes per image": n_passes / (len(maps) * n_images),
-                        "overlap with the exact map of other images": np.mean(_overlap(maps, reference)),
-                        "cross-entropy of other images, only the map kept": _kept_only_loss(other, maps),
+                        "overlap with the exact map\nof other images": np.mean(_overlap(maps, reference)),
+                        "cross-entropy of other images,\nonly the map kept (nats)": _kept_only_loss(
+                            other, maps
+                        ),
                     }
                 )
     table = pd.DataFrame(rows)

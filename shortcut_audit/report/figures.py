@@ -53,7 +53,7 @@ __all__ = [
 # Pixels of a side from which an image is shown smooth, and not lossless.
 LARGE = 128
 # A page has six pictures a class: those with much detail are kept with less of it.
-_QUALITIES, _ENOUGH_BYTES = (80, 60, 40), 8_000
+_QUALITIES, _ENOUGH_BYTES = (80, 60, 40), 6_000
 
 # Blue against red with a pale middle: colour-blind safe, and zero reads as nothing.
 _SIGNED = "vlag"
@@ -416,7 +416,7 @@ def map_bytes(result: AuditResult, class_name: str) -> bytes:
     figure = class_figure(result, class_name)
     if max(result.grid.height, result.grid.width) < LARGE:
         return png_bytes(figure)
-    return png_bytes(figure, dpi=80, n_colours=128)
+    return png_bytes(figure, dpi=80, n_colours=64)
 
 
 def png_bytes(figure: Figure, dpi: int = 110, n_colours: int = 256) -> bytes:
