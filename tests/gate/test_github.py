@@ -29,7 +29,8 @@ from shortcut_audit.gate.outputs.github import (
 
 HOSTILE = [
     "::error::a", "##[add-mask]a", "a\n::stop-commands::x", "a\r\n::set-output name=x::y",
-    "100%25 %0A::x", "a,title=b", "a:b::c", "\u202eevil", "\x1b[31mred", "\udce9", "", " ", "::", "x" * 5000,
+    "100%25 %0A::x", "a,title=b", "a:b::c",
+    "\u202eevil", "\x1b[31mred", "\udce9", "", " ", "::", "x" * 5000,
 ]  # fmt: skip
 
 
