@@ -117,9 +117,9 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    others = ["-p", "no:xdist", "-p", "no:hypothesispytest"]
+    others = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *others, "--strict-markers", *arguments],
+        [sys.executable, "-m", "pytest", "--strict-markers", *others, *arguments],
         cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
