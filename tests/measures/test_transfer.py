@@ -676,7 +676,7 @@ def test_recalls_are_what_the_stored_outcomes_count() -> None:
         image, index, predicted = (
             stored[f"outcomes/shifted/{number}/{what}"] for what in ("image", "class", "predicted")
         )
-        assert (image.dtype, index.dtype, predicted.dtype) == (np.uint64, np.int32, np.int32)
+        assert [str(each.dtype) for each in (image, index, predicted)] == ["uint64", "int32", "int32"]
         assert len(image) == len(index) == len(predicted) == of_set.set.n_used
         for item in of_set.by_class:
             own = index == NAMES.index(item.class_name)

@@ -107,7 +107,7 @@ def test_no_null_of_all_waves_may_do_as_much(wide: tuple[int, int, int]) -> None
 
 
 def test_nothing_is_no_effect_before_all_waves_are_ruled_out_too() -> None:
-    nothing = dict.fromkeys(
+    nothing: dict[str, Any] = dict.fromkeys(
         ("here", "home", "exchanged", "without", "without_random", "restored", "restored_foreign"), 90
     )
     (item,) = told(outcome(100, **nothing))
@@ -121,10 +121,12 @@ def test_nothing_is_no_effect_before_all_waves_are_ruled_out_too() -> None:
 
 def test_the_larger_of_the_best_rung_and_all_waves_is_what_is_told() -> None:
     (item,) = told(outcome(**ILLUSION, wide=(20, 2, 36)))
-    assert (item.effect, item.props) == ("illusion", pytest.approx(28 / 40))
+    assert item.effect == "illusion"
+    assert item.props == pytest.approx(28 / 40)
     assert "these orbits are those of other classes" in item.reason
     (item,) = told(outcome(**ILLUSION, wide=(2, 2, 36)))
-    assert (item.effect, item.props) == ("illusion", pytest.approx(34 / 40))
+    assert item.effect == "illusion"
+    assert item.props == pytest.approx(34 / 40)
     assert "radii" in item.reason
 
 
@@ -197,7 +199,7 @@ def test_an_effect_is_a_tenth_of_the_images_and_no_less(lost: int, effect: str) 
 
 
 def test_nothing_is_no_effect_once_what_matters_is_ruled_out() -> None:
-    nothing = {
+    nothing: dict[str, Any] = {
         "here": 9,
         "home": 9,
         "exchanged": 9,
@@ -214,7 +216,7 @@ def test_nothing_is_no_effect_once_what_matters_is_ruled_out() -> None:
 
 
 def test_q_is_adjusted_over_tested_classes_alone() -> None:
-    weak = {"exchanged": 30, "without": 30}
+    weak: dict[str, Any] = {"exchanged": 30, "without": 30}
     items = [outcome(**ILLUSION, name="a"), outcome(**weak, name="b")]
     others = [outcome(**weak, name=f"n{n}", verdict="no shortcut") for n in range(30)]
     alone, beside = told(*items), told(*others[:15], *items, *others[15:])
@@ -234,7 +236,8 @@ counts_of_40 = st.integers(0, 40)
 def outcomes(draw: st.DrawFn) -> ClassTransfer:
     names = ("here", "home", "exchanged", "without", "without_random", "restored", "restored_foreign")
     wide = draw(st.none() | st.tuples(counts_of_40, counts_of_40, counts_of_40))
-    return outcome(40, **{name: draw(counts_of_40) for name in names}, wide=wide)
+    counted: dict[str, Any] = {name: draw(counts_of_40) for name in names}
+    return outcome(40, **counted, wide=wide)
 
 
 @given(outcomes())
@@ -305,7 +308,7 @@ def test_a_stronger_fall_is_never_less_of_an_illusion(item: ClassTransfer) -> No
     ],
     ids=["three", "none", "some", "four"],
 )  # fmt: skip
-def test_what_would_decide_it_does(counts: dict[str, int]) -> None:
+def test_what_would_decide_it_does(counts: dict[str, Any]) -> None:
     """As many images as `needed` says, at the same rates."""
     (item,) = told(outcome(**counts))
     assert item.effect == "inconclusive"
@@ -314,7 +317,7 @@ def test_what_would_decide_it_does(counts: dict[str, int]) -> None:
     n = int(named[1])
     assert n > counts["n"]
     factor = n / counts["n"]
-    more = {name: round(value * factor) for name, value in counts.items()}
+    more: dict[str, Any] = {name: round(value * factor) for name, value in counts.items()}
     # Rates that do not come out even are rounded; a tenth more images take care of that.
     more = {name: round(value * 1.1) if name != "n" else round(n * 1.1) for name, value in more.items()}
     assert told(outcome(**more))[0].effect != "inconclusive"
