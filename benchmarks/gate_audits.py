@@ -26,7 +26,7 @@ from shortcut_audit.training.train import TrainRequest, train
 
 N_SEEDS = 5
 # Images of a class that are audited, and how long networks are trained and fine-tuned.
-N_IMAGES, N_RESNET_IMAGES, EPOCHS, FINE_TUNED, N_FINE_TUNED = 160, 40, 6, 3, 250
+N_IMAGES, N_RESNET_IMAGES, EPOCHS, FINE_TUNED = 160, 40, 6, 5
 SETS = ("cifar", "fashion")
 RESNET = "resnet20"
 
@@ -77,13 +77,11 @@ CASES = [
 
 def _trained(spec: str, folder: Path, epochs: int, start: Path | None = None) -> Path:
     """Weights of the small network trained on `spec`, from those of `start` where there are any."""
-    # From trained weights a third of the usual rate and a part of the images are enough.
-    rate = {} if start is None else {"learning_rate": 0.03, "images_per_class": N_FINE_TUNED}
     done = train(
         TrainRequest(
             model=ModelChoice(spec=SMALL, checkpoint=start),
             source=open_source(f"{spec}::train"),
-            settings=TrainSettings.model_validate({"epochs": epochs, **rate}),
+            settings=TrainSettings(epochs=epochs),
         ),
         folder,
     )

@@ -26,8 +26,9 @@ FORMATS = [as_terminal, as_json, as_markdown, as_junit]
 def check_of(**changes: Any) -> Check:
     values: dict[str, Any] = {
         "rule": "accuracy", "kind": "accuracy", "class_name": "horse", "outcome": "failed",
-        "level": "error", "before": 0.9, "now": 0.5, "change": -0.4, "low": -0.5, "high": -0.3, "tolerance": 0.05,
-        "p_value": 1e-9, "p_adjusted": 1e-8, "n": 200, "paired": True, "reason": "0.9 before, 0.5 now",
+        "level": "error", "before": 0.9, "now": 0.5, "change": -0.4, "low": -0.5, "high": -0.3,
+        "tolerance": 0.05, "p_value": 1e-9, "p_adjusted": 1e-8, "n": 200, "paired": True,
+        "reason": "0.9 before, 0.5 now",
     }  # fmt: skip
     return Check.model_validate({**values, **changes})
 

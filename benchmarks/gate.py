@@ -1,0 +1,312 @@
+"""The gate against known truth: false failures, planted shortcuts, damaged files, and its time.
+
+False failures: audits of the same clean network are drawn from real ones. Each network is audited with
+five seeds; a replica takes one of these audits at random (with its own images, split, maps and best
+rungs) and draws its images again, with replacement, class by class: answers on unfiltered images and
+under the maps from the outcomes of single images, the transplants of every rung from their fourfold
+tables, each null given what the transplant did. Verdicts are decided anew from these counts. Each of 200
+replicas is held against a policy frozen from a real audit, and from another replica. Whether that is
+honest is told by how far real audits with other seeds lie apart, beside replicas; these are gated too.
+
+Planted shortcuts: the clean network is fine-tuned where one class carries a plant, audited on images that
+carry it, and held against the policy frozen from its own clean audit: 20 cases.
+
+Damage: files of a failing audit are cut, flipped, swapped or deleted.
+
+    python benchmarks/gate.py --data FOLDER --work DIR [--output FILE.md]
+
+DIR keeps sets, networks, audits and what replicas came to; what is there is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gate_audits import CASES, N_SEEDS, RESNET, SETS, clean_audit, planted_audit
+from gate_replicas import replica_of
+from machine import machine
+from verdicts import kept
+
+from shortcut_audit.errors import AuditError
+from shortcut_audit.gate.check import check_gate
+from shortcut_audit.gate.freeze import VERDICT_RULE, frozen_policy
+from shortcut_audit.gate.gate_report import GateReport
+from shortcut_audit.gate.policy import Policy
+from shortcut_audit.gate.policy_text import policy_text
+from shortcut_audit.gate.soundness import load_sound
+from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.run_numbers import ClassNumbers, numbers_of
+
+TODAY = date(2026, 1, 1)
+N_REPLICAS, N_DAMAGED, N_TIMED = 200, 500, 7
+NETWORKS = (*SETS, RESNET)
+
+
+def frozen(result: AuditResult) -> Policy:
+    """The policy of an audit."""
+    return frozen_policy(result, TODAY)[0]
+
+
+def failures(report: GateReport) -> list[tuple[str, str | None]]:
+    """Rules and classes that failed."""
+    return [(check.rule, check.class_name) for check in report.checks if check.outcome == "failed"]
+
+
+def false_failures(pool: Sequence[AuditResult]) -> dict[str, Any]:
+    """Replicas of one network against a policy from its first audit, and from replicas."""
+    found: dict[str, Any] = {"fixed": [], "fresh": [], "inconclusive": 0, "checks": 0}
+    policy = frozen(pool[0])
+    for n in range(N_REPLICAS):
+        generator = np.random.default_rng([17, n])
+        run, other = (replica_of(pool[int(generator.integers(len(pool)))], generator) for _ in range(2))
+        report = check_gate(run, policy, today=TODAY)
+        found["fixed"].append(failures(report))
+        found["inconclusive"] += sum(check.outcome == "inconclusive" for check in report.checks)
+        found["checks"] += len(report.checks)
+        found["fresh"].append(failures(check_gate(run, frozen(other), today=TODAY)))
+    return found
+
+
+def real_failures(pool: Sequence[AuditResult]) -> list[list[tuple[str, str | None]]]:
+    """Every real audit against every other of the same network, image by image where they share any."""
+    return [
+        failures(check_gate(run, frozen(other), baseline=other, today=TODAY))
+        for other in pool
+        for run in pool
+        if run is not other
+    ]
+
+
+def spreads(pool: Sequence[AuditResult]) -> dict[str, tuple[float, float]]:
+    """Standard deviation of a class's number over audits, real ones and replicas: median over classes."""
+    generator = np.random.default_rng(3)
+    made = [replica_of(pool[k % len(pool)], generator) for k in range(10 * len(pool))]
+    real, replicas = (
+        {name: float(np.median(np.std(values, axis=0, ddof=1))) for name, values in _values(each).items()}
+        for each in (pool, made)
+    )
+    return {name: (real[name], replicas[name]) for name in real}
+
+
+def _values(results: Sequence[AuditResult]) -> dict[str, np.ndarray[Any, Any]]:
+    """Numbers (audits, classes) by name."""
+    every = [numbers_of(result).classes for result in results]
+    numbers = np.array([[_four(item) for item in classes] for classes in every])
+    names = ("accuracy", "TPR under the map", "FPR under the map", "flip rate")
+    return {name: numbers[..., k] for k, name in enumerate(names)}
+
+
+def _four(item: ClassNumbers) -> list[float]:
+    shares = [hits[0] / hits[1] for hits in (item.accuracy, item.tpr_kept, item.fpr_kept) if hits]
+    return [*shares, 0.0 if item.net_flips is None else item.net_flips.value]
+
+
+def planted(data: Path, work: Path) -> list[dict[str, Any]]:
+    """Fine-tuned networks against the policies of their clean baselines."""
+    policies = {name: frozen(clean_audit(name, 0, data, work)[1]) for name in SETS}
+    found = []
+    for case in CASES:
+        _, result = planted_audit(case, data, work)
+        report = check_gate(result, policies[case.data], today=TODAY)
+        named = {check.class_name for check in report.checks if check.outcome == "failed"}
+        verdicts = {c for rule, c in failures(report) if rule == VERDICT_RULE}
+        item = next(i for i in result.shortcuts.by_class if i.class_name == case.class_name)
+        found.append(
+            {
+                "case": f"{case.data}, {case.class_name}",
+                "kind": case.entry["kind"],
+                "verdict": item.verdict,
+                "score": item.score,
+                "failed": report.exit_code == 1,
+                "named": case.class_name in named,
+                "by_verdict": case.class_name in verdicts,
+                "others": sorted(str(each) for each in verdicts - {case.class_name}),
+            }
+        )
+    return found
+
+
+def damaged(run: Path, policy: Policy) -> Counter[str]:
+    """What became of damaged copies of a failing audit."""
+    whole = check_gate(load_sound(run), policy, today=TODAY)
+    assert whole.exit_code == 1
+    outcomes: Counter[str] = Counter()
+    generator = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(N_DAMAGED):
+            copy = Path(folder) / "run"
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.mkdir()
+            for name in ("result.json", "arrays.safetensors"):
+                shutil.copy(run / name, copy / name)
+            _damage(copy, generator)
+            try:
+                report = check_gate(load_sound(copy), policy, today=TODAY)
+            except AuditError as error:
+                outcomes[f"exit {error.exit_code}"] += 1
+            except Exception as error:
+                outcomes[f"exit 3 ({type(error).__name__})"] += 1
+            else:
+                same = report.checks == whole.checks
+                outcomes["equal result" if same else "PASSED" if report.passed else "other failure"] += 1
+    return outcomes
+
+
+def _damage(folder: Path, generator: random.Random) -> None:
+    path = folder / generator.choice(["result.json", "result.json", "arrays.safetensors"])
+    content = bytearray(path.read_bytes())
+    kind = generator.choice(["truncate", "flip", "flip", "flip", "digit", "digit", "swap", "delete"])
+    place = generator.randrange(len(content))
+    if kind == "delete":
+        path.unlink()
+        return
+    if kind == "truncate":
+        del content[place:]
+    elif kind == "flip":
+        content[place] ^= 1 << generator.randrange(8)
+    elif kind == "digit" and path.suffix == ".json":
+        # Still valid JSON: the hardest to tell.
+        digits = [k for k in range(place, len(content)) if 48 <= content[k] <= 57]
+        content[digits[0] if digits else place] = generator.choice(b"0123456789")
+    else:
+        other = generator.randrange(len(content))
+        content[place], content[other] = content[other], content[place]
+    path.write_bytes(content)
+
+
+def seconds(run: Path, policy: Policy) -> tuple[float, float]:
+    """`gate check` as a whole process: wall and processor seconds, the median over some."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gate.toml"
+        path.write_text(policy_text(policy))
+        command = [
+            sys.executable,
+            "-m",
+            "shortcut_audit",
+            "gate",
+            "check",
+            str(run),
+            "--policy",
+            str(path),
+        ]
+        measured = []
+        for _ in range(N_TIMED):
+            before, started = _children(), time.perf_counter()
+            subprocess.run(command, capture_output=True, check=False)
+            measured.append((time.perf_counter() - started, _children() - before))
+    wall, processor = zip(*measured, strict=True)
+    return statistics.median(wall), statistics.median(processor)
+
+
+def _children() -> float:
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """The report."""
+    lines = ["# Gate", "", f"`python benchmarks/gate.py`, {machine()}.", "", *__doc__.split("\n")[2:16]]
+    lines += ["", "| network | audits | failed, policy of a real audit | failed, policies of replicas |"]
+    lines[-1] += " inconclusive checks | real audits against each other: failed |"
+    lines += ["|---|---|---|---|---|---|"]
+    for name, each in found["false"].items():
+        real = found["real"][name]
+        lines.append(
+            f"| {name} | {len(each['fixed'])} | {_failed(each['fixed'])} | {_failed(each['fresh'])} |"
+            f" {each['inconclusive']} of {each['checks']} | {_failed(real)} of {len(real)} |"
+        )
+    lines += ["", "Standard deviation over audits of a class's number (median over classes), real with"]
+    lines += [
+        "other seeds / replicas:",
+        "",
+        "| network | number | real | replicas |",
+        "|---|---|---|---|",
+    ]
+    for name, numbers in found["spreads"].items():
+        lines += [f"| {name} | {what} | {a:.3f} | {b:.3f} |" for what, (a, b) in numbers.items()]
+    rows = found["planted"]
+    lines += ["", "## Planted shortcuts", ""]
+    lines.append(
+        f"{sum(row['failed'] for row in rows)} of {len(rows)} failed the gate,"
+        f" {sum(row['named'] for row in rows)} with the planted class named,"
+        f" {sum(row['by_verdict'] for row in rows)} of them by the rule about verdicts."
+    )
+    lines += [
+        "",
+        "| case | plant | verdict | score | failed | named | by its verdict | others by verdict |",
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        told = ["yes" if row[key] else "no" for key in ("failed", "named", "by_verdict")]
+        lines.append(
+            f"| {row['case']} | {row['kind']} | {row['verdict']} | {row['score']:.2f} |"
+            f" {' | '.join(told)} | {', '.join(row['others']) or '–'} |"
+        )
+    lines += ["", "## Damaged files", "", f"Of {N_DAMAGED} damaged copies of an audit that fails:"]
+    lines += [f"{', '.join(f'{n} {what}' for what, n in sorted(found['damaged'].items()))}.", ""]
+    wall, processor = found["seconds"]
+    lines += [
+        "## Time",
+        "",
+        f"`gate check` of a run of ten classes, as a whole process: {processor:.2f} s of",
+    ]
+    lines += [f"processor time, {wall:.2f} s on the clock with what else the machine did.", ""]
+    return lines
+
+
+def _failed(reports: Sequence[Sequence[Any]]) -> int:
+    return sum(bool(each) for each in reports)
+
+
+def main() -> None:
+    """Measure everything."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    pools = {
+        name: [clean_audit(name, seed, given.data, given.work)[1] for seed in range(N_SEEDS)]
+        for name in NETWORKS
+    }
+    work: Path = given.work
+    found: dict[str, Any] = {
+        "false": {
+            n: kept(work / f"false {n}.json", partial(false_failures, p)) for n, p in pools.items()
+        },
+        "real": {n: kept(work / f"real {n}.json", partial(real_failures, p)) for n, p in pools.items()},
+        "spreads": {name: spreads(pool) for name, pool in pools.items()},
+        "planted": planted(given.data, work),
+    }
+    for name in pools:
+        for key in ("fixed", "fresh"):
+            print(name, key, [each for each in found["false"][name][key] if each])
+        print(name, "real", [each for each in found["real"][name] if each])
+    run, _ = planted_audit(CASES[0], given.data, given.work)
+    policy = frozen(pools[CASES[0].data][0])
+    found["damaged"] = damaged(run, policy)
+    found["seconds"] = seconds(run, policy)
+    text = "\n".join(lines_of(found))
+    print(text)
+    if given.output is not None:
+        given.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
