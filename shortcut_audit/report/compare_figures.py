@@ -72,6 +72,9 @@ def scores_figure(comparison: RunsComparison, names: Sequence[str]) -> Figure | 
             axes.set_ylim(min(low, 0) - 4, max(high, _EFFECT) + 4)
         for axes in panels[len(drawn) :]:
             axes.set_visible(False)
+        # Where nothing is drawn below, the panel has the numbers of runs.
+        for axes in panels[max(0, len(drawn) - columns) : len(drawn)]:
+            axes.tick_params(labelbottom=True)
         for row in grid:
             row[0].set_ylabel("score (points)")
         figure.supxlabel("run, by its number in the table", fontsize="medium")

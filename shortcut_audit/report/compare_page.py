@@ -94,7 +94,7 @@ def render_comparison(comparison: RunsComparison) -> str:
         truth_sentences=[],
         headline=compare_headline(comparison),
         flicker=flicker_sentence(target),
-        others=[against_sentence(each) for each in comparison.against[:-1]],
+        others=[against_sentence(each, brief=True) for each in comparison.against[:-1]],
         sections=_sections(comparison),
         differing=_differing(comparison),
         matrix=_matrix(comparison, order[:_MOST_IN_MATRIX]),

@@ -247,13 +247,16 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
         parts.append((whole.parent if whole.name == REPORT_FILE else whole).parts)
     lengths = [1] * len(parts)
     while True:
-        labels = ["/".join(own[-n:]) for own, n in zip(parts, lengths, strict=True)]
-        twice = [
-            k for k, label in enumerate(labels) if labels.count(label) > 1 and lengths[k] < len(parts[k])
+        labels = [Path(*own[-n:]).as_posix() for own, n in zip(parts, lengths, strict=True)]
+        alike = [
+            k
+            for k, own in enumerate(parts)
+            if lengths[k] < len(own)
+            and any(labels[j] == labels[k] and other != own for j, other in enumerate(parts))
         ]
-        if not twice:
+        if not alike:
             break
-        for k in twice:
+        for k in alike:
             lengths[k] += 1
     # A folder and the page in it.
     return [

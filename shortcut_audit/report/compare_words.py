@@ -57,15 +57,18 @@ def target_of(comparison: RunsComparison) -> RunAgainst:
 
 def compare_headline(comparison: RunsComparison) -> str:
     """What got better or worse from the baseline to the last run, in one sentence."""
-    return against_sentence(target_of(comparison))
+    return against_sentence(target_of(comparison), brief=True)
 
 
-def against_sentence(against: RunAgainst) -> str:
-    """What changed from the baseline to a run beyond the noise, in one sentence."""
+def against_sentence(against: RunAgainst, brief: bool = False) -> str:
+    """What changed from the baseline to a run beyond the noise, in one sentence.
+
+    `brief`: without what it was that changed of single classes, beside their verdicts.
+    """
     head = f"From {short(against.baseline)} to {short(against.label)}: "
     if against.n_tested == 0:
         return f"{head}nothing could be tested, as nothing was measured on both."
-    parts = [*_verdict_parts(against), *_overall_parts(against), *_other_parts(against)]
+    parts = [*_verdict_parts(against), *_overall_parts(against), *_other_parts(against, brief)]
     if not parts:
         parts = [_NOTHING]
     if not any(change.quantity == "score" and change.p_value is not None for change in against.changes):
@@ -110,7 +113,7 @@ def _moved(change: RunChange) -> str:
     )
 
 
-def _other_parts(against: RunAgainst) -> Iterable[str]:
+def _other_parts(against: RunAgainst, brief: bool) -> Iterable[str]:
     """Single classes, by what got worse or better of them besides their verdict."""
     told = {
         change.class_name for change in against.changes if change.quantity == "verdict" and change.sure
@@ -124,6 +127,7 @@ def _other_parts(against: RunAgainst) -> Iterable[str]:
         # What a change of verdict comes with.
         and not (change.class_name in told and change.quantity in ("score", "flip"))
     ]
+    told_of: list[str] = []
     for outcome in ("worse", "better"):
         classes = {
             quantity: {
@@ -133,10 +137,13 @@ def _other_parts(against: RunAgainst) -> Iterable[str]:
             }
             for quantity in QUANTITY_WORDS
         }
-        counts = [f"{QUANTITY_WORDS[key]} of {len(names)}" for key, names in classes.items() if names]
-        if counts:
-            n = len(set().union(*classes.values()))
-            yield f"of single classes {n} got {outcome} ({', '.join(counts)})"
+        n = len(set().union(*classes.values()))
+        counts = ", ".join(f"{QUANTITY_WORDS[key]} of {len(own)}" for key, own in classes.items() if own)
+        if n:
+            of = "" if told_of else " class" if n == 1 else " classes"
+            told_of.append(f"{n}{of} got {outcome}{'' if brief else f' ({counts})'}")
+    if told_of:
+        yield f"by other numbers {' and '.join(told_of)}"
 
 
 def flicker_sentence(against: RunAgainst) -> str:
@@ -177,8 +184,8 @@ def compare_notes(comparison: RunsComparison) -> tuple[str, ...]:
         found = [run.label for run in comparison.runs if not run.with_outcomes and run.page is of]
         if found:
             notes.append(
-                f"{_listed(found)}: {why}. Compared with it, all images count as different ones, which sees"
-                " less than pairs of the same images would."
+                f"{_listed(found)}: {why}. Compared with it, all images count as different ones, which"
+                " sees less than pairs of the same images would."
             )
     unjudged = [run.label for run in comparison.runs if run.n_of("not judged")]
     if unjudged:
