@@ -223,10 +223,11 @@ def _overlap(
         return ImageOverlap(
             kind="equal" if same else "unknown", n_first=n_first, n_second=n_second, n_shared=shared
         )
+    there = {name: place for place, name in enumerate(second.class_names)}
     n_shared = sum(
         len(np.intersect1d(one.image[one.label == k], other.image[other.label == j]))
         for k, name in enumerate(first.class_names)
-        for j in [second.class_names.index(name) if name in second.class_names else -1]
+        for j in [there.get(name, -1)]
     )
     sizes = {
         len(set(zip(each.image.tolist(), each.label.tolist(), strict=True))) for each in (one, other)
@@ -278,6 +279,15 @@ class _Sides:
     other: Outcomes | None
     images: ImageOverlap
 
+    @cached_property
+    def _sides(self) -> list[tuple[Outcomes, dict[str, int]]]:
+        """Outcomes of both, and the place of each class, where both have outcomes."""
+        return [
+            (outcomes, {name: place for place, name in enumerate(run.class_names)})
+            for outcomes, run in ((self.one, self.first), (self.other, self.second))
+            if self.one is not None and self.other is not None and outcomes is not None
+        ]
+
     def overall(self) -> Change:
         """Accuracy over all classes."""
         totals = [
@@ -309,11 +319,11 @@ class _Sides:
 
     def _accuracy(self, old: ClassNumbers, new: ClassNumbers) -> Change:
         same = None
-        if self.one is not None and self.other is not None:
+        if self._sides:
             sides = [
                 (each.image[own], each.right[own])
-                for each, run in ((self.one, self.first), (self.other, self.second))
-                for own in [each.label == run.class_names.index(old.name)]
+                for each, places in self._sides
+                for own in [each.label == places[old.name]]
             ]
             same = pair_of(*sides, worse_is=False)
         return self._change(old.name, "accuracy", old.accuracy, new.accuracy, same)
@@ -321,11 +331,11 @@ class _Sides:
     def _kept(self, old: ClassNumbers, new: ClassNumbers, quantity: Quantity) -> Change:
         ours, theirs = getattr(old, quantity), getattr(new, quantity)
         same = None
-        if self.one is not None and self.other is not None and ours is not None and theirs is not None:
+        if self._sides and ours is not None and theirs is not None:
             sides = []
-            for each, run in ((self.one, self.first), (self.other, self.second)):
+            for each, places in self._sides:
                 rows, called = each.kept[old.name]
-                labels = each.label[rows] == run.class_names.index(old.name)
+                labels = each.label[rows] == places[old.name]
                 own = labels if quantity == "tpr_kept" else ~labels
                 sides.append((each.image[rows][own], called[own]))
             same = pair_of(*sides, worse_is=True)
@@ -344,16 +354,11 @@ class _Sides:
             ]
             totals.append((sum(hits for hits, _ in counts), sum(n for _, n in counts)))
         same = None
-        if (
-            self.one is not None
-            and self.other is not None
-            and place in self.one.shifted
-            and place in self.other.shifted
-        ):
+        if self._sides and all(place in each.shifted for each, _ in self._sides):
             sides = []
-            for each, run in ((self.one, self.first), (self.other, self.second)):
+            for each, places in self._sides:
                 image, label, right = each.shifted[place]
-                own = label == run.class_names.index(name) if name is not None else label >= 0
+                own = label == places[name] if name is not None else label >= 0
                 sides.append((image[own], right[own]))
             same = pair_of(*sides, worse_is=False)
         return self._change(name, "ood_accuracy", totals[0], totals[1], same, place=place)
