@@ -53,7 +53,10 @@ __all__ = [
 # Pixels of a side from which an image is shown smooth, and not lossless.
 LARGE = 128
 # A page has six pictures a class: those with much detail are kept with less of it.
-_QUALITIES, _ENOUGH_BYTES = (80, 60, 40), 6_000
+_ENOUGH_BYTES = 5_000
+# Pixels of the longer side (None: all of them) and quality, the first that is small enough.
+_WHOLE = ((None, 80), (None, 60), (None, 40), (None, 30))
+_SHRINKING = ((None, 80), (None, 60), (160, 60), (160, 40), (128, 40))
 
 # Blue against red with a pale middle: colour-blind safe, and zero reads as nothing.
 _SIGNED = "vlag"
@@ -396,16 +399,22 @@ def image_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def picture_uri(image: NDArray[np.uint8]) -> str:
-    """A (C, H, W) image as a data URI: lossless where it is small, WebP where that saves room."""
+def picture_uri(image: NDArray[np.uint8], shrink: bool = True) -> str:
+    """A (C, H, W) image as a data URI: lossless where it is small, else WebP of a few kilobytes.
+
+    `shrink`: what is still heavy at lower quality may have fewer pixels, as many as a page shows.
+    """
     picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
     stream = io.BytesIO()
     if image.shape[-1] < LARGE:
         picture.save(stream, format="PNG", optimize=True)
         return image_uri(stream.getvalue(), "png")
-    for quality in _QUALITIES:
+    for side, quality in _SHRINKING if shrink else _WHOLE:
+        scale = min(1.0, (side or max(picture.size)) / max(picture.size))
+        width, height = (max(1, round(scale * pixels)) for pixels in picture.size)
         stream = io.BytesIO()
-        picture.save(stream, format="WEBP", quality=quality, method=4)
+        smaller = picture if scale == 1 else picture.resize((width, height), Image.Resampling.LANCZOS)
+        smaller.save(stream, format="WEBP", quality=quality, method=4)
         if stream.tell() <= _ENOUGH_BYTES:
             break
     return image_uri(stream.getvalue(), "webp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,12 +213,17 @@ def _examples(
     names = [f"class-{number}/example-{form}" for form, _ in _FORMS]
     if pixels is None and not all(name in memory.pictures for name in names):
         return []
-    width = None if pixels is None else pixels.shape[-1]
-    side = memory.value("example width", lambda: width)
+    side = memory.value("example width", lambda: 0 if pixels is None else pixels.shape[-1])
+
+    def uri(place: int) -> str:
+        assert pixels is not None
+        # The explorer filters the original: it needs all of its pixels.
+        return picture_uri(pixels[place], shrink=place > 0)
+
     return [
         Example(
             caption=caption,
-            picture=memory.picture(name, lambda place=place: picture_uri(pixels[place])),  # type: ignore[index,misc]
+            picture=memory.picture(name, partial(uri, place)),
             prediction=item.example_predictions[form],  # type: ignore[index]
             pixelated=side < LARGE,
         )
