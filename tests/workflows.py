@@ -11,13 +11,22 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["REPOSITORY", "ActionRun", "commands_in", "run_action", "run_gitlab_job", "tools"]
+__all__ = [
+    "REPOSITORY",
+    "ActionRun",
+    "is_executable",
+    "plugin_environment",
+    "run_action",
+    "run_gitlab_job",
+    "tools",
+]
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -132,10 +141,20 @@ def run_gitlab_job(folder: Path, environment: dict[str, str], **inputs: str) -> 
     return done.returncode, done.stdout, job
 
 
-def commands_in(script: str) -> list[str]:
-    """Lines of a shell block, continued ones joined, without comments."""
-    lines = script.replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+def plugin_environment(folder: Path) -> dict[str, str]:
+    """An environment where pytest finds the entry points of pyproject.toml, installed or not; `folder` is
+    a place for them."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    points = project["entry-points"]["pytest11"]
+    metadata = folder / "packages" / "shortcut_audit_entry-0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shortcut-audit-entry\nVersion: 0\n")
+    lines = [f"{name} = {module}" for name, module in points.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]) + "\n")
+    paths = [str(metadata.parent), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    gone = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _bash(script: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

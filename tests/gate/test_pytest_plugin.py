@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from audited import Made, made_audit
 from typer.testing import CliRunner
+from workflows import plugin_environment
 
 from shortcut_audit.cli.main import app
 
-REPOSITORY = Path(__file__).parents[2]
 PLANTED = Made(turned=(0.6, 0.02, 0.02), verdicts=("shortcut", "no shortcut", "no shortcut"))
 HEAVY = ("torch", "pandas", "numpy", "pydantic", "scipy", "typer", "rich", "shortcut_audit.gate.check")
 
@@ -101,26 +99,11 @@ def test_fixture_unsound(shortcut_audit_gate):
 """
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """With the entry points of pyproject.toml, installed or not."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    points = project["entry-points"]["pytest11"]
-    metadata = folder / "packages" / "shortcut_audit_entry-0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: shortcut-audit-entry\nVersion: 0\n")
-    lines = [f"{name} = {module}" for name, module in points.items()]
-    (metadata / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]) + "\n")
-    paths = [str(metadata.parent), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    gone = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    kept = {name: value for name, value in os.environ.items() if name not in gone}
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     others = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "--strict-markers", *others, *arguments],
-        cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
+        cwd=folder, env=plugin_environment(folder), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
