@@ -9,7 +9,8 @@ replicas is held against a policy frozen from a real audit, and from another rep
 honest is told by how far real audits with other seeds lie apart, beside replicas; these are gated too.
 
 Planted shortcuts: the clean network is fine-tuned where one class carries a plant, audited on images that
-carry it, and held against the policy frozen from its own clean audit: 20 cases.
+carry it, and held against the policy frozen from its own clean audit: 20 cases. Further, networks of
+`verdicts.py` that were trained with plants from the start, against the clean one of their set.
 
 Damage: files of a failing audit are cut, flipped, swapped or deleted.
 
@@ -36,10 +37,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gate_audits import CASES, N_SEEDS, RESNET, SETS, clean_audit, planted_audit
+from gate_audits import (
+    CASES,
+    N_SEEDS,
+    RESNET,
+    SETS,
+    TRAINED,
+    clean_audit,
+    planted_audit,
+    trained_audit,
+    trained_used,
+    used_share,
+)
 from gate_replicas import replica_of
 from machine import machine
-from verdicts import kept
+from verdicts import USED, kept
 
 from shortcut_audit.errors import AuditError
 from shortcut_audit.gate.check import check_gate
@@ -116,28 +128,39 @@ def _four(item: ClassNumbers) -> list[float]:
 
 
 def planted(data: Path, work: Path) -> list[dict[str, Any]]:
-    """Fine-tuned networks against the policies of their clean baselines."""
+    """Networks with plants against the policies of their clean baselines; of trained ones, one row a
+    plant."""
     policies = {name: frozen(clean_audit(name, 0, data, work)[1]) for name in SETS}
     found = []
     for case in CASES:
         _, result = planted_audit(case, data, work)
-        report = check_gate(result, policies[case.data], today=TODAY)
-        named = {check.class_name for check in report.checks if check.outcome == "failed"}
-        verdicts = {c for rule, c in failures(report) if rule == VERDICT_RULE}
-        item = next(i for i in result.shortcuts.by_class if i.class_name == case.class_name)
+        row = _row(result, policies[case.data], case.class_name)
+        used = used_share(case, data, work)
         found.append(
-            {
-                "case": f"{case.data}, {case.class_name}",
-                "kind": case.entry["kind"],
-                "verdict": item.verdict,
-                "score": item.score,
-                "failed": report.exit_code == 1,
-                "named": case.class_name in named,
-                "by_verdict": case.class_name in verdicts,
-                "others": sorted(str(each) for each in verdicts - {case.class_name}),
-            }
+            {"case": f"{case.data}, fine-tuned", "kind": case.entry["kind"], "used": used, **row}
         )
+    for name, clean in TRAINED.items():
+        policy, result = frozen(trained_audit(clean, data, work)), trained_audit(name, data, work)
+        for class_name, (kind, used) in trained_used(name, data, work).items():
+            row = _row(result, policy, class_name)
+            found.append({"case": f"{name}, trained", "kind": kind, "used": used, **row})
     return found
+
+
+def _row(result: AuditResult, policy: Policy, class_name: str) -> dict[str, Any]:
+    """What the gate made of a planted class."""
+    report = check_gate(result, policy, today=TODAY)
+    own = {rule for rule, name in failures(report) if name == class_name}
+    doubts = [c.rule for c in report.checks if c.outcome == "inconclusive" and c.class_name == class_name]
+    item = next(i for i in result.shortcuts.by_class if i.class_name == class_name)
+    return {
+        "class": class_name,
+        "verdict": item.verdict,
+        "score": item.score,
+        "named": bool(own),
+        "by_verdict": VERDICT_RULE in own,
+        "warned": VERDICT_RULE in doubts,
+    }
 
 
 def damaged(run: Path, policy: Policy) -> Counter[str]:
@@ -221,7 +244,13 @@ def _children() -> float:
 
 def lines_of(found: dict[str, Any]) -> list[str]:
     """The report."""
-    lines = ["# Gate", "", f"`python benchmarks/gate.py`, {machine()}.", "", *__doc__.split("\n")[2:16]]
+    lines = [
+        "# Gate",
+        "",
+        f"`python benchmarks/gate.py`, {machine()}.",
+        "",
+        *(__doc__ or "").split("\n\n    python")[0].split("\n")[2:],
+    ]
     lines += ["", "| network | audits | failed, policy of a real audit | failed, policies of replicas |"]
     lines[-1] += " inconclusive checks | real audits against each other: failed |"
     lines += ["|---|---|---|---|---|---|"]
@@ -242,21 +271,26 @@ def lines_of(found: dict[str, Any]) -> list[str]:
         lines += [f"| {name} | {what} | {a:.3f} | {b:.3f} |" for what, (a, b) in numbers.items()]
     rows = found["planted"]
     lines += ["", "## Planted shortcuts", ""]
+    used = [row for row in rows if row["used"] >= USED]
+    unused = [row for row in rows if row["used"] < USED]
+    caught = [row for row in used if row["named"]]
+    missed = [row for row in used if not row["named"]]
     lines.append(
-        f"{sum(row['failed'] for row in rows)} of {len(rows)} failed the gate,"
-        f" {sum(row['named'] for row in rows)} with the planted class named,"
-        f" {sum(row['by_verdict'] for row in rows)} of them by the rule about verdicts."
+        f"A plant is used when its true orbits turn at least {USED:.0%} of other images. Of {len(used)}"
+        f" used ones the gate failed on {len(caught)} with the class named,"
+        f" {sum(row['by_verdict'] for row in caught)} of them by the rule about verdicts; of"
+        f" {len(missed)} others {sum(row['warned'] for row in missed)} were inconclusive there, with a"
+        f" warning. Of {len(unused)} plants that the network does not use,"
+        f" {sum(row['named'] for row in unused)} failed."
     )
-    lines += [
-        "",
-        "| case | plant | verdict | score | failed | named | by its verdict | others by verdict |",
-    ]
+    lines += ["", "| case | class | plant | used | verdict | score | class fails | by its verdict |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        told = ["yes" if row[key] else "no" for key in ("failed", "named", "by_verdict")]
+    for row in sorted(rows, key=lambda row: -row["used"]):
+        told = ["yes" if row[key] else "no" for key in ("named", "by_verdict")]
+        told[1] = "inconclusive" if row["warned"] else told[1]
         lines.append(
-            f"| {row['case']} | {row['kind']} | {row['verdict']} | {row['score']:.2f} |"
-            f" {' | '.join(told)} | {', '.join(row['others']) or '–'} |"
+            f"| {row['case']} | {row['class']} | {row['kind']} | {row['used']:.2f} | {row['verdict']} |"
+            f" {row['score']:.2f} | {' | '.join(told)} |"
         )
     lines += ["", "## Damaged files", "", f"Of {N_DAMAGED} damaged copies of an audit that fails:"]
     lines += [f"{', '.join(f'{n} {what}' for what, n in sorted(found['damaged'].items()))}.", ""]
@@ -276,7 +310,7 @@ def _failed(reports: Sequence[Sequence[Any]]) -> int:
 
 def main() -> None:
     """Measure everything."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--output", type=Path)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verdicts import SMALL, Entry, cut, other, waves
+from verdicts import CASES as TRAINED_CASES
+from verdicts import SMALL, Entry, cut, kept, other, prepared, true_flips, waves
 
 from shortcut_audit.data.plans import Plan
 from shortcut_audit.data.planting import plant
@@ -18,6 +19,7 @@ from shortcut_audit.models.loading import LoadedModel, ModelRequest, load_model
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.settings import settings_from
 from shortcut_audit.results.store import RESULT_FILE, load_result
+from shortcut_audit.results.truth import load_truth
 from shortcut_audit.run.audit import run_audit
 from shortcut_audit.run.prepare import AuditRequest
 from shortcut_audit.training.settings import TrainSettings
@@ -88,18 +90,21 @@ def _trained(spec: str, folder: Path, epochs: int, start: Path | None = None) ->
     return done.folder / "model.safetensors"
 
 
-def _audited(loaded: LoadedModel, spec: str, folder: Path, seed: int, n_images: int) -> AuditResult:
-    if (folder / RESULT_FILE).is_file():
-        return load_result(folder)
+def _request(loaded: LoadedModel, spec: str, seed: int, n_images: int) -> AuditRequest:
     source = open_source(spec)
     height, width = (int(side) for side in source.read(0).shape[:2])  # type: ignore[union-attr]
     settings = settings_from(
         {"images_per_class": n_images, "seed": seed, "search": "screened", "examples": 0}
     )
-    request = AuditRequest(
+    return AuditRequest(
         model=loaded, source=source, settings=settings, command="benchmark", size=(height, width)
     )
-    result = run_audit(request)
+
+
+def _audited(loaded: LoadedModel, spec: str, folder: Path, seed: int, n_images: int) -> AuditResult:
+    if (folder / RESULT_FILE).is_file():
+        return load_result(folder)
+    result = run_audit(_request(loaded, spec, seed, n_images))
     result.save(folder)
     return result
 
@@ -140,6 +145,42 @@ def planted_audit(case: Planted, data: Path, work: Path) -> tuple[Path, AuditRes
     start = _trained(str(source), work / "models" / f"{case.data}-clean", EPOCHS)
     weights = _trained(str(planted), work / "models" / case.name, FINE_TUNED, start)
     return folder, _audited(_small(weights), f"{planted}::test", folder, 0, N_IMAGES)
+
+
+def used_share(case: Planted, data: Path, work: Path) -> float:
+    """Share of other images that the true planted orbits turn into the class."""
+    planted_audit(case, data, work)
+    planted = work / "sets" / case.name
+    loaded = _small(work / "models" / case.name / "model.safetensors")
+
+    def measured() -> float:
+        request = _request(loaded, f"{planted}::test", 0, N_IMAGES)
+        return true_flips(request, load_truth(planted / "truth.json"))[case.class_name][1]
+
+    return float(kept(work / "audits" / case.name / "used.json", measured))
+
+
+# Networks of `verdicts.py`, trained with several plants from the start, and the clean one of their set.
+TRAINED = {"tiny waves": "tiny clean", "tiny kinds": "tiny clean", "fashion waves": "fashion clean"}
+
+
+def trained_audit(name: str, data: Path, work: Path) -> AuditResult:
+    """An audit of one of those networks, clean or not."""
+    loaded, spec, _ = prepared(TRAINED_CASES[name], name, data, work / "verdicts")
+    return _audited(loaded, spec, work / "audits" / name.replace(" ", "-trained-"), 0, N_IMAGES)
+
+
+def trained_used(name: str, data: Path, work: Path) -> dict[str, tuple[str, float]]:
+    """Kind of each class's plant, and the share of other images that its true orbits turn."""
+    loaded, spec, truth = prepared(TRAINED_CASES[name], name, data, work / "verdicts")
+    assert truth is not None
+
+    def measured() -> dict[str, tuple[str, float]]:
+        found = true_flips(_request(loaded, spec, 0, N_IMAGES), truth)
+        return {name: (kind, share) for name, (kind, share, *_) in found.items()}
+
+    path = work / "audits" / f"used {name}.json"
+    return {key: (kind, share) for key, (kind, share) in kept(path, measured).items()}
 
 
 def make_all(data: Path, work: Path, names: tuple[str, ...] = (*SETS, RESNET)) -> None:
