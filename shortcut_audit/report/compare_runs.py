@@ -316,7 +316,7 @@ def _against(base: RunSide, side: RunSide) -> RunAgainst:
         None if each.quantity == "verdict" or each.worsening is None else two_sided_p(each.worsening)
         for each in found.changes
     ]
-    adjusted = list(p_values)
+    adjusted = adjusted_p_values(p_values)
     tested = dict(
         zip(
             ((c.quantity, c.class_name, c.set) for c in found.changes),
