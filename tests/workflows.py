@@ -45,9 +45,9 @@ class ActionRun:
     installed: str = ""
 
 
-def tools(folder: Path, audit: str = "exit 9") -> dict[str, str]:
+def tools(folder: Path, audit: str = "") -> dict[str, str]:
     """An environment whose `python -m pip` only takes notes (in `pip.log`), and whose `shortcut-audit` is
-    this checkout's; `shortcut-audit audit` runs the shell lines `audit` instead."""
+    this checkout's; `shortcut-audit audit` runs the shell lines `audit` instead, if there are any."""
     place = folder / "tools"
     place.mkdir(parents=True)
     python = f"""#!/bin/sh
@@ -55,11 +55,9 @@ if [ "$1 $2 $3" = "-m pip cache" ]; then echo /cache/pip; exit; fi
 if [ "$1 $2" = "-m pip" ]; then echo "$@" >>"{folder}/pip.log"; exit; fi
 exec "{sys.executable}" "$@"
 """
+    instead = f'if [ "$1" = audit ]; then\n{audit}\nexit\nfi' if audit else ""
     command = f"""#!/bin/sh
-if [ "$1" = audit ]; then
-{audit}
-exit
-fi
+{instead}
 exec "{sys.executable}" -m shortcut_audit "$@"
 """
     for name, text in (("python", python), ("shortcut-audit", command)):

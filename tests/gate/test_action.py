@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 from audited import Made, made_audit
@@ -180,6 +181,45 @@ def test_an_earlier_audit_never_stands_for_one_that_was_not_made(run: Run, works
         assert done.outputs["outcome"] == ""
         assert "Gate" not in done.ran
         assert done.ran[-1] == "Finished parts, into the cache"
+
+
+@pytest.mark.slow
+def test_a_real_audit_goes_on_from_what_the_cache_kept(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
+    np.savez(repository / "x.npz", x=images, y=np.arange(60) % 2, classes=["cat", "dog"])
+    (repository / "model.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))\n"
+    )
+    command = (
+        "shortcut-audit audit --model model.py:make --data x.npz --out runs/now --size 8"
+        " --mean 0.5 --std 0.5 --batch-size 60"
+    )
+    policy = '[[rule]]\nkind = "accuracy"\nat_least = 0.0\ntogether = true\n'
+    (repository / "gate.toml").write_text(policy)
+    environment = tools(tmp_path)
+    first = run_action(repository, environment, run="runs/now", command=command)
+    assert first.code == 0, first.log
+    findings = [json.loads((repository / "runs/now/result.json").read_text())["findings"]]
+    # Another machine, with what the cache holds.
+    kept = first.uses["Finished parts, into the cache"]["path"].split()
+    for name in kept:
+        (tmp_path / "cached" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).rename(tmp_path / "cached" / name)
+    shutil.rmtree(repository / "runs")
+    shutil.copytree(tmp_path / "cached", repository, dirs_exist_ok=True)
+    parts = {path: path.stat().st_mtime_ns for path in (repository / kept[1]).rglob("*.*")}
+    assert parts
+    second = run_action(repository, environment, run="runs/now", command=command)
+    assert second.code == 0, second.log
+    findings.append(json.loads((repository / "runs/now/result.json").read_text())["findings"])
+    assert findings[0] == findings[1]
+    assert {path: path.stat().st_mtime_ns for path in (repository / kept[1]).rglob("*.*")} == parts
 
 
 def test_too_many_parts_are_dropped(run: Run, workspace: Path, tmp_path: Path) -> None:

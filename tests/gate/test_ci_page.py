@@ -28,6 +28,7 @@ HORSE: Any = ("shortcut", "no shortcut", "no shortcut")
 BOTH: Any = ("shortcut", "no shortcut", "shortcut")
 ACCEPTED = Made(turned=(0.02, 0.02, 0.6), verdicts=FROG)
 WORSE = Made(turned=(0.6, 0.02, 0.6), verdicts=BOTH)
+BAD = Made(turned=(0.6, 0.02, 0.02), verdicts=HORSE)
 DAY = "2026-11-22"
 
 
@@ -125,23 +126,29 @@ def test_debts_end_as_the_page_says(repository: Path, monkeypatch: pytest.Monkey
     assert "expired on 2027-05-01" in told
 
 
-def test_the_workflow_runs_the_action(repository: Path, tmp_path: Path) -> None:
+def test_the_workflow_is_put_together_right() -> None:
     workflow = yaml.safe_load(FILES[".github/workflows/gate.yml"])
+    # YAML reads `on` as true.
     assert set(workflow[True]) == {"pull_request", "push"}
     assert workflow["permissions"] == {"contents": "read"}
     checkout, gate = workflow["jobs"]["gate"]["steps"]
     assert re.fullmatch(r"actions/checkout@v\d+", checkout["uses"])
     assert gate["uses"].startswith("OWNER/shortcut-audit@v")
-    inputs = gate["with"]
+
+
+@pytest.mark.parametrize(("made", "code", "outcome"), [(Made(), 0, "passed"), (BAD, 1, "failed")])
+def test_the_workflow_runs_the_action(
+    repository: Path, tmp_path: Path, made: Made, code: int, outcome: str
+) -> None:
+    inputs = yaml.safe_load(FILES[".github/workflows/gate.yml"])["jobs"]["gate"]["steps"][1]["with"]
     # The debt of the page expires some day; what is audited here owes nothing.
     made_audit(Made()).save(repository / "audits" / "baseline")
-    for name, made, code in (("good", Made(), 0), ("bad", Made(turned=(0.6, 0, 0), verdicts=HORSE), 1)):
-        made_audit(made).save(tmp_path / name)
-        audit = f'echo "$@"; mkdir -p runs; cp -r "{tmp_path / name}/." runs/candidate/'
-        done = run_action(repository, tools(tmp_path / f"tools {name}", audit), **inputs)
-        assert done.code == code, done.log
-        assert "audit --model classifier.py:classifier --checkpoint weights.safetensors" in done.log
-        assert done.outputs["outcome"] == ("failed" if code else "passed")
+    made_audit(made).save(tmp_path / "made")
+    audit = f'echo "$@"; mkdir -p runs; cp -r "{tmp_path}/made/." runs/candidate/'
+    done = run_action(repository, tools(tmp_path, audit), **inputs)
+    assert done.code == code, done.log
+    assert "audit --model classifier.py:classifier --checkpoint weights.safetensors" in done.log
+    assert done.outputs["outcome"] == outcome
 
 
 def test_the_gitlab_pipeline_runs_the_component(repository: Path, tmp_path: Path) -> None:
@@ -155,20 +162,19 @@ def test_the_gitlab_pipeline_runs_the_component(repository: Path, tmp_path: Path
     assert "Gate passed" in log
 
 
-def test_the_tests_run(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("made", "code", "told"), [(Made(), 0, "2 passed"), (BAD, 1, "2 failed")])
+def test_the_tests_run(repository: Path, tmp_path: Path, made: Made, code: int, told: str) -> None:
     # As it would be once the debt is paid, or has expired.
     (repository / "gate.toml").write_text(FILES["gate.toml"].partition("[[debt]]")[0])
     made_audit(Made()).save(repository / "audits" / "baseline")
-    for made, code, told in ((Made(), 0, "2 passed"), (WORSE, 1, "2 failed")):
-        made_audit(made).save(repository / "runs" / "candidate")
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest",
-             "--rootdir=.", "checks"],
-            cwd=repository, env=plugin_environment(tmp_path / str(code)), capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout
-        assert told in done.stdout
+    made_audit(made).save(repository / "runs" / "candidate")
+    plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist", "--rootdir=."]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plain, "checks"], cwd=repository,
+        env=plugin_environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    assert told in done.stdout
 
 
 def test_the_hook_is_there() -> None:
