@@ -23,11 +23,12 @@ _JUDGE = 1
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Single images of an audit: content identity, class and split (n,) each, and what became of them.
+    """Single images of an audit: content identity and class (n,) each, and what became of them.
 
     `right` (n,): called by their class. `kept` by searched class: rows of the judgement images that were
     judged under its map, and whether they are called by it when only the map is left. `flips` by class:
-    rows of receivers, called by the class as they are, and with the orbits of its best rung. `shifted` by set: identity, class and `right`.
+    rows of receivers, called by the class as they are, and with the orbits of its best rung. `shifted`
+    by set: identity, class and `right`.
     """
 
     image: NDArray[np.uint64]
