@@ -198,6 +198,11 @@ def test_hostile_class_names_and_labels_are_inert(hostile: AuditResult) -> None:
     assert "&lt;script&gt;" in page
     assert "{{ 7 * 7 }}" in page
     assert "(no name)" in page
+    # A long name is whole where lines break, and short in links and columns, where they do not.
+    assert "y" * 300 in page.partition("<footer>")[2]
+    assert all(
+        "y" * 41 not in part for part in re.findall(r"<nav.*?</nav>|<thead>.*?</thead>", page, re.S)
+    )
 
 
 @pytest.mark.usefixtures("_no_pictures")
