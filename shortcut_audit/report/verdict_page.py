@@ -34,7 +34,7 @@ __all__ = [
 
 
 # A ladder has few colours; more would be shades of the edges of its letters.
-_LADDER_COLOURS = 32
+_LADDER_COLOURS = 64
 
 
 @dataclass(frozen=True)
