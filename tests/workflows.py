@@ -134,7 +134,7 @@ def run_gitlab_job(folder: Path, environment: dict[str, str], **inputs: str) -> 
     for key, each in job["variables"].items():
         value = each["value"] if isinstance(each, dict) else each
         expand = not isinstance(each, dict) or each.get("expand", True)
-        variables[key] = value.replace("$CI_PROJECT_DIR", str(folder)) if expand else value
+        variables[key] = _expanded(value, {"CI_PROJECT_DIR": str(folder)}) if expand else value
     done = _bash("\n".join(job["script"]), folder, {**environment, **variables})
     return done.returncode, done.stdout, job
 
@@ -189,6 +189,11 @@ def _wanted(condition: str | None, known: dict[str, str], code: int) -> bool:
         if same != (found[2] == "=="):
             return False
     return True
+
+
+def _expanded(text: str, known: dict[str, str]) -> str:
+    """`$NAME` and `${NAME}` replaced, as GitLab does in variables; one it does not know is empty."""
+    return re.sub(r"\$\{?(\w+)\}?", lambda found: known.get(found[1], ""), text)
 
 
 def _interpolated(node: Any, values: dict[str, str]) -> Any:

@@ -41,6 +41,7 @@ if [ "$FAIL_ON" = never ] && [ "$code" -eq 1 ]; then
   exit 0
 fi
 if [ "$FAIL_ON" = warning ] && [ "$code" -eq 0 ] && [ "$warnings" -gt 0 ]; then
+  echo "::error title=shortcut-audit gate::$warnings checks warn, and fail-on is warning."
   exit 1
 fi
 exit "$code"

@@ -14,11 +14,12 @@ elif [ -n "$COMMAND" ]; then
 else
   pip_install --no-deps "$ACTION_PATH"
   # What a gate of a stored audit loads, as pyproject.toml has it.
-  mapfile -t needed < <(python -c '
+  read -ra needed <<<"$(python -c '
 import re, sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 light = ("numpy", "pydantic", "safetensors", "typer")
-print("\n".join(d for d in project["dependencies"] if re.match(r"[\w-]+", d)[0] in light))
-' "$ACTION_PATH/pyproject.toml")
+wanted = (d.replace(" ", "") for d in project["dependencies"] if re.match(r"[\w-]+", d)[0] in light)
+print(*wanted)
+' "$ACTION_PATH/pyproject.toml")"
   pip_install "${needed[@]}"
 fi

@@ -74,7 +74,7 @@ def test_the_action_is_put_together_right() -> None:
         assert step["shell"] == "bash"
         # What a user or a class name says must reach a script as a variable, never as code.
         assert "${{" not in step["run"]
-        (script,) = re.findall(r'"\$ACTION_PATH/([\w/.]+)"', step["run"])
+        (script,) = re.findall(r'^bash "\$ACTION_PATH/([\w/.]+)"$', step["run"])
         assert is_executable(REPOSITORY / script)
         used = set(re.findall(r"\$\{?([A-Z_]{2,})", (REPOSITORY / script).read_text()))
         of_runner = {"GITHUB_OUTPUT", "RUNNER_TEMP", "RUNNER_OS", "RUNNER_ARCH"}
@@ -131,6 +131,7 @@ def test_what_fails_is_a_choice_but_for_what_could_not_be_checked(
     done = run(run=name, fail_on=fail_on)
     assert (done.code, done.outputs["outcome"]) == (code, outcome), done.log
     assert (int(done.outputs["warnings"]) > 0) == (name == "doubtful")
+    assert ("fail-on is warning" in done.log) == (fail_on == "warning" and code == 1)
 
 
 def test_damaged_files_never_pass(run: Run, workspace: Path) -> None:
@@ -323,7 +324,7 @@ def test_the_gitlab_job(workspace: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "code"),
     [
-        ({"run": "new", "command": "cp -r base/ new; test '$HOME' != \"$HOME\""}, 0),
+        ({"run": "new", "command": "cp -r base/ new; test '$HOME' = \\$HOME"}, 0),
         # An earlier result is no result of a command that makes none.
         ({"run": "bad", "command": "true"}, 2),
         ({"run": "base", "command": "false"}, 1),
