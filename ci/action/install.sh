@@ -12,7 +12,6 @@ elif [ -n "$INSTALL" ]; then
 elif [ -n "$COMMAND" ]; then
   pip_install "$ACTION_PATH"
 else
-  pip_install --no-deps "$ACTION_PATH"
   # What a gate of a stored audit loads, as pyproject.toml has it.
   read -ra needed <<<"$(python -c '
 import re, sys, tomllib
@@ -22,4 +21,5 @@ wanted = (d.replace(" ", "") for d in project["dependencies"] if re.match(r"[\w-
 print(*wanted)
 ' "$ACTION_PATH/pyproject.toml")"
   pip_install "${needed[@]}"
+  pip_install --no-deps "$ACTION_PATH"
 fi

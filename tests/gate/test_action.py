@@ -279,7 +279,7 @@ def test_what_is_installed(workspace: Path, tmp_path: Path) -> None:
         quiet = "-m pip install --quiet --disable-pip-version-check "
         return done.installed.replace(quiet, "").splitlines()
 
-    package, others = installed()
+    others, package = installed()
     assert package == f"--no-deps {REPOSITORY}"
     assert re.findall(r"([\w-]+)>=", others) == ["numpy", "typer", "pydantic", "safetensors"]
     assert installed(command="make audit") == [str(REPOSITORY)]
