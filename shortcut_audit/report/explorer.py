@@ -24,7 +24,7 @@ __all__ = ["arrays_shown", "explored"]
 
 # Up to so many orbits (64 x 64 pixels has 2,050) each has its own rank on the page.
 _MAX_EXACT = 4096
-_N_BINS, _MIN_TOP = 64, 512
+_N_BINS, _MIN_TOP = 32, 512
 
 
 def explored(result: AuditResult, items: Sequence[ClassShortcut]) -> dict[str, NDArray[Any]]:

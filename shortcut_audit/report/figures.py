@@ -67,7 +67,7 @@ _MAX_LABEL = 24
 _CLASS_SIZE = (9.6, 2.9)
 _LEFT, _FOOT, _SIDE, _WIDTH_OF_LAST = (0.62, 3.95, 7.44), 0.46, 2.12, 2.1
 # Cells of a side that a panel of a page shows one by one.
-_MAX_CELLS = 112
+_MAX_CELLS = 75
 # Sides of a grid from which single orbits are too small for rings around them.
 _FINE = 96
 

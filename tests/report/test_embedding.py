@@ -85,7 +85,7 @@ def test_a_fine_grid_keeps_the_first_ranks_and_the_others_roughly(
     again = back.arrays["dominant_frequencies/rank"]
     first = (rank > 0) & (rank <= 216)
     assert np.array_equal(again[first], rank[first])
-    width = (rank.max() - 512) / 64
+    width = (rank.max() - 512) / 32
     assert np.abs(again - rank)[rank > 0].max() <= width
     assert np.array_equal(again > 0, rank > 0)
     kept = fine.arrays["dominant_frequencies/kept"]
