@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,11 @@ def check(
 
     if numerics not in ("widen", "strict"):
         raise SettingsError(f"--numerics was given as {numerics!r}.", "It is widen or strict.")
+    for path in (junit, markdown, json_file):
+        if path is not None:
+            # What an earlier check wrote says nothing of this one, which may end before it writes.
+            with suppress(OSError):
+                path.unlink()
     try:
         report = _checked(run, policy, baseline, _day(day), numerics == "strict")
     except AuditError as error:

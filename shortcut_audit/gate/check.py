@@ -18,6 +18,7 @@ from shortcut_audit.results.run_numbers import RunNumbers, numbers_of
 __all__ = ["check_gate"]
 
 _BLIND = "with so few images no change could be told from chance"
+_NO_DEBT = ", and no debt accepts it"
 
 
 def check_gate(
@@ -138,6 +139,7 @@ def _check(
     debt = policy.debt_of(trial.class_name, trial.rule.name)
     if excused and outcome in ("failed", "inconclusive"):
         assert debt is not None
+        reason = reason.removesuffix(_NO_DEBT)
         outcome, reason = "known", f"{reason}; accepted since {debt.since}: {debt.reason}"
     elif excused and outcome == "passed":
         reason = f"{reason}; its debt seems paid, see `gate update`"
@@ -242,7 +244,7 @@ def _verdict_outcome(
     if trial.now != "shortcut":
         return ("inconclusive", _BLIND) if trial.blind(level) else ("passed", "")
     if trial.before == "shortcut":
-        return "failed", "a shortcut, as in the baseline, and no debt accepts it"
+        return "failed", f"a shortcut, as in the baseline{_NO_DEBT}"
     by = trial.worsening.value
     told = f"a shortcut now, {trial.before} before: its score changed by {100 * by:+.0f} points"
     if trial.excess <= 0:

@@ -91,6 +91,17 @@ def test_files_for_others_are_written_whatever_comes_out(here: Path) -> None:
     assert "nowhere" in told
 
 
+def test_an_earlier_check_s_files_do_not_outlive_one_that_could_not_be_made(here: Path) -> None:
+    frozen()
+    files = ["j.xml", "m.md", "r.json"]
+    options = ["--junit", "j.xml", "--markdown", "m.md", "--json", "r.json"]
+    assert gate("check", "before", *options)[0] == 0
+    assert all((here / name).exists() for name in files)
+    (here / "worse" / "arrays.safetensors").unlink()
+    assert gate("check", "worse", *options)[0] == 2
+    assert not any((here / name).exists() for name in files)
+
+
 def test_the_schema_is_printed(here: Path) -> None:
     code, told = gate("schema")
     assert code == 0
