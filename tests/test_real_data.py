@@ -74,6 +74,7 @@ def test_resnet20_agrees_with_the_slow_replica_on_real_images(
     check_against_replica(resnet20, source, resnet20.pretrained_cfg, n_orbits=12, tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_timm_resnet18_at_224_agrees_with_the_slow_replica_on_real_images(shared_data: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -119,6 +120,7 @@ def check_against_replica(
     network.float()
 
 
+@pytest.mark.slow
 def test_a_dry_run_at_224_counts_every_pass_and_writes_nothing(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +154,9 @@ def test_a_dry_run_at_224_counts_every_pass_and_writes_nothing(
     # Four rungs kept of own images and of others, once at random; eight rings and the corners, and
     # eight pairs of neighbours; two colours.
     telling = 2 * 4 + 1 + 9 + 8 + 2
-    judged = kept + 50 * (deciding + telling)
+    # An example of each class in three forms, and over seven growing shares of its ranking.
+    examples = 10 * (3 + 7)
+    judged = kept + 50 * (deciding + telling) + examples
     assert f"{10 * 5 * 25094:,} image passes" in said
     assert f"{10 * 5 * 25094 + 100 + judged:,} image passes" in said
     assert not (tmp_path / "run").exists()

@@ -87,6 +87,9 @@ def _require_runs(runs: Sequence[Path]) -> None:
 
 def _require_targets(runs: Sequence[Path], output: Path, json_file: Path | None) -> None:
     """Refuse what cannot be written before runs are read."""
+    from shortcut_audit.results.store import require_no_run_file
+
+    require_no_run_file(output, json_file)
     given = {run.resolve() for run in runs}
     for target in filter(None, (output, json_file)):
         if target.resolve() in given:

@@ -45,12 +45,13 @@ def export(
     With --figures: every figure as a file for papers.
     """
     from shortcut_audit.results.export import EXPORTERS
-    from shortcut_audit.results.store import load_result
+    from shortcut_audit.results.store import load_result, require_no_run_file
 
     if figures is None and (figure_format is not None or class_names):
         raise SettingsError("--figure-format and --class are of figures.", "Give --figures DIR.")
     if format not in EXPORTERS:
         raise SettingsError(f"There is no format {format!r}.", f"Formats are: {', '.join(EXPORTERS)}.")
+    require_no_run_file(output)
     with_table = figures is None or table is not None or output is not None
     if with_table and format == "parquet" and output is None and sys.stdout.isatty():
         raise SettingsError("Parquet is binary and would garble the terminal.", "Give --output FILE.")

@@ -36,9 +36,17 @@ def report(
     """Write the HTML page of a finished audit, or a summary (no model, data or torch needed)."""
     from shortcut_audit.report.embedding import read_run
     from shortcut_audit.report.html import write_again
+    from shortcut_audit.results.store import require_no_run_file
 
     if model_card and markdown is None:
         raise SettingsError("A model card is written in Markdown.", "Give --markdown FILE too.")
+    summary = None if markdown in (None, "-") else Path(str(markdown))
+    require_no_run_file(output, summary)
+    if summary is not None and summary.resolve() in (
+        run.resolve(),
+        *([output.resolve()] if output else []),
+    ):
+        raise SettingsError("The summary would be written over the page.", "Name another file.")
     if markdown is not None:
         _write_markdown(read_run(run), markdown, model_card)
     if markdown is None or output is not None:

@@ -22,7 +22,7 @@ from shortcut_audit.data.sources import (
     UnreadableImageError,
     named_classes,
 )
-from shortcut_audit.errors import AuditError, DataError
+from shortcut_audit.errors import AuditError, DataError, printable
 
 __all__ = ["source_from", "spool"]
 
@@ -52,7 +52,7 @@ def source_from(
     names = class_names if class_names is not None else getattr(images, "classes", None)
     if names is None:
         names = getattr(getattr(images, "dataset", None), "classes", None)
-    known = tuple(str(n) for n in names) if names is not None else None
+    known = tuple(printable(str(n)) for n in names) if names is not None else None
     if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
         return _indexed(images, known, name, normalized_with)
     if isinstance(images, Iterable):

@@ -193,13 +193,20 @@ def compare_notes(comparison: RunsComparison) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _said(value: str) -> str:
+    """A setting in a sentence: None is how it is stored that nothing was set."""
+    return "none" if value == "None" else value
+
+
 def _cautions(against: RunAgainst) -> Iterable[str]:
     if against.same_numbers:
         yield "the very same numbers; it is the same audit, or a copy of it."
         return
     others = [each for each in against.differences if each.matters and each.what != "images"]
     if others:
-        told = ", ".join(f"{each.what} {each.second} instead of {each.first}" for each in others)
+        told = ", ".join(
+            f"{each.what} {_said(each.second)} instead of {_said(each.first)}" for each in others
+        )
         yield f"audited otherwise ({told}). Numbers may differ for that alone."
     kind = against.images.kind
     if kind == "overlapping":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from shortcut_audit.report.embedding import PageMemory, Picture
+from shortcut_audit.report.extents import Extents
 from shortcut_audit.report.figures import (
     data_class_figure,
     image_uri,
@@ -23,6 +24,7 @@ from shortcut_audit.results.findings import ProbeScore
 __all__ = ["bands_by_class", "data_page"]
 
 _MAX_PICTURED_CLASSES = 20
+_MAX_SENTENCES = 100
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,22 @@ class _Section:
     bands: list[dict[Hashable, Any]]
 
 
-def data_page(result: AuditResult, memory: PageMemory) -> dict[str, Any]:
+def data_page(result: AuditResult, memory: PageMemory, extents: Extents) -> dict[str, Any]:
     """Values for `data.html.j2`."""
     named = {item.class_name for item in result.invitations.items}
     order = sorted(result.class_names, key=lambda name: name not in named)
-    pictured = order[:_MAX_PICTURED_CLASSES]
+    pictured = order[: min(_MAX_PICTURED_CLASSES, extents.n_pictured)]
+    places = {name: index for index, name in enumerate(result.class_names)}
+    # In the order of the data, unless only some have room.
+    listed = order[: extents.n_listed] if len(order) > extents.n_listed else result.class_names
     return {
         "headline": data_headline(result),
         "next_steps": next_steps(result),
-        "sentences": [invitation_sentence(item) for item in result.invitations.items],
+        "sentences": [invitation_sentence(item) for item in result.invitations.items[:_MAX_SENTENCES]],
+        "n_more_sentences": max(0, len(result.invitations.items) - _MAX_SENTENCES),
         "probe": result.spectrum_probe,
-        "rows": [_row(result, index, name) for index, name in enumerate(result.class_names)],
+        "rows": [_row(result, places[name], name) for name in listed],
+        "n_not_listed": len(order) - len(listed),
         "spectra": memory.picture(
             "spectra", lambda: image_uri(png_bytes(mean_spectra_figure(result)), "png")
         ),

@@ -116,14 +116,12 @@ def read_page(path: Path) -> tuple[AuditResult, PageMemory]:
         raise _no_page(path, "its data are not whole")
     try:
         content = json.loads(arrays.pop(_RESULT).tobytes())
-        values = json.loads(arrays.pop(_VALUES).tobytes())
-    except ValueError as error:
-        raise _no_page(path, str(error)) from error
-    result = parsed_result(content, path)
-    if not isinstance(values, dict):
-        raise _no_page(path, "its data are not whole")
-    memory = PageMemory(parser.pictures, values, arrays or None)
-    return result.with_arrays(_shown(result, arrays)), memory
+        values = dict(json.loads(arrays.pop(_VALUES).tobytes()))
+        result = parsed_result(content, path)
+        memory = PageMemory(parser.pictures, values, arrays or None)
+        return result.with_arrays(_shown(result, arrays)), memory
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _no_page(path, f"{type(error).__name__}: {error}") from error
 
 
 def _unpacked(path: Path, block: str) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from shortcut_audit.report.legible import legible
 from shortcut_audit.report.summary import duration, interval_text, percent
 
 __all__ = ["FrameData", "FrameProvenance", "FrameView", "rendered"]
@@ -66,6 +67,7 @@ def rendered(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_legible,
     )
     environment.filters.update(
         percent=percent,
@@ -83,6 +85,11 @@ def rendered(
         page_policy=_policy(style, running),
         **content,
     )
+
+
+def _legible(value: Any) -> Any:
+    """Strings that the template shows, but what is markup already."""
+    return legible(value) if type(value) is str else value
 
 
 def _asset(name: str) -> str:
@@ -108,7 +115,7 @@ def _named(name: str) -> str:
 
 def _coded(text: str) -> Markup:
     """`text`, escaped, with what stands in `backticks` as code."""
-    parts = re.split(r"`([^`]*)`", text)
+    parts = re.split(r"`([^`]*)`", legible(text))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
         for place, part in enumerate(parts)

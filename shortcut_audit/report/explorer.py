@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shortcut_audit.report.legible import legible
 from shortcut_audit.report.summary import importance_words
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import ClassShortcut
@@ -107,7 +108,8 @@ def _about(result: AuditResult, items: Sequence[ClassShortcut]) -> NDArray[np.ui
         "fill": _fill(result),
         "classes": [
             {
-                "name": item.class_name,
+                "class": item.class_name,
+                "name": legible(item.class_name),
                 "verdict": item.verdict,
                 "ranked": int((result.arrays["dominant_frequencies/rank"][row] > 0).sum()),
                 "kept": maps[item.class_name].n_orbits_kept,
@@ -117,7 +119,7 @@ def _about(result: AuditResult, items: Sequence[ClassShortcut]) -> NDArray[np.ui
                     {
                         "share": step.share_found,
                         "orbits": step.n_orbits,
-                        "predicted": step.prediction.predicted,
+                        "predicted": legible(step.prediction.predicted),
                         "probability": step.prediction.probability,
                         "ofClass": step.prediction.probability_of_class,
                     }
@@ -150,7 +152,7 @@ def arrays_shown(result: AuditResult, arrays: Mapping[str, NDArray[Any]]) -> dic
     if "explorer/about.json" not in arrays:
         return shown
     about = json.loads(arrays["explorer/about.json"].tobytes())
-    names = [item["name"] for item in about["classes"]]
+    names = [item["class"] for item in about["classes"]]
     searched = [item.class_name for item in result.dominant_frequencies.by_class]
     if sorted(names) != sorted(searched):
         return shown

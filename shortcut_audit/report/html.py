@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from shortcut_audit.errors import ResultError
 from shortcut_audit.report.data_page import data_page
 from shortcut_audit.report.embedding import BLOCK_ID, BLOCK_TYPE, PageMemory, packed, read_page
 from shortcut_audit.report.environment import rendered
-from shortcut_audit.report.model_page import Extents, model_page
+from shortcut_audit.report.extents import Extents
+from shortcut_audit.report.model_page import model_page
 from shortcut_audit.report.summary import fidelity_text, truth_sentences
 from shortcut_audit.report.verdict_page import flips_text, nulls_text, paired_text
 from shortcut_audit.report.verdict_words import number_text
@@ -85,8 +88,9 @@ def render_again(result: AuditResult, memory: PageMemory) -> str:
     Raises ResultError where the page lacks what this version shows.
     """
     try:
-        return _page(result, memory, Extents(*memory.values["extents"]))
-    except (KeyError, TypeError) as error:
+        n_pictured, n_listed = (int(each) for each in memory.values["extents"])
+        return _page(result, memory, Extents(max(0, n_pictured), max(0, n_listed)))
+    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
         raise ResultError(
             f"The page lacks something that this version shows ({error}).",
             "Write the page from its run folder, or with the version that made it.",
@@ -95,7 +99,9 @@ def render_again(result: AuditResult, memory: PageMemory) -> str:
 
 def _page(result: AuditResult, memory: PageMemory, extents: Extents) -> str:
     memory.values["extents"] = [extents.n_pictured, extents.n_listed]
-    content = data_page(result, memory) if result.of_data else model_page(result, memory, extents)
+    content = (
+        data_page(result, memory, extents) if result.of_data else model_page(result, memory, extents)
+    )
     return rendered(
         "data.html.j2" if result.of_data else "model.html.j2",
         _FILTERS,

@@ -14,6 +14,7 @@ from shortcut_audit.report.corruption_page import corruptions_section
 from shortcut_audit.report.data_page import bands_by_class
 from shortcut_audit.report.embedding import PageMemory, Picture
 from shortcut_audit.report.explorer import explored
+from shortcut_audit.report.extents import Extents
 from shortcut_audit.report.figures import LARGE, image_uri, map_bytes, picture_uri
 from shortcut_audit.report.next_steps import next_steps
 from shortcut_audit.report.summary import (
@@ -29,7 +30,7 @@ from shortcut_audit.report.verdict_words import UNJUDGED, by_verdict, reasons, v
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.findings import ClassMap, ClassShortcut, ExamplePrediction
 
-__all__ = ["Extents", "model_page"]
+__all__ = ["model_page"]
 
 # Reasons at the top, and cards with the evidence there; every pictured class has its own card.
 _MAX_REASONS, _MAX_WORST = 5, 3
@@ -41,14 +42,6 @@ _FORMS = (
     ("kept", "only the map kept"),
     ("removed", "without the map"),
 )
-
-
-@dataclass(frozen=True)
-class Extents:
-    """How much of an audit a page shows: classes with pictures, and classes in the table."""
-
-    n_pictured: int
-    n_listed: int
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from shortcut_audit.results.shortcut_findings import ClassShortcut, Extent
 
 __all__ = ["next_steps"]
 
-_MAX_ORBITS = 6
 _MAX_NAMED = 3
 _RELIABLE = 0.5
 
@@ -34,7 +33,7 @@ def _after_shortcuts(result: AuditResult, items: Sequence[ClassShortcut]) -> Ite
     if not items:
         return
     worst = items[0]
-    data = shlex.quote(result.provenance.data.spec)
+    data = _data(result)
     yield (
         f"Look at where the images of {_named(items)} come from: a camera, a compression, a resizing, a"
         " watermark or a background texture that other classes lack is what leaves such a cue."
@@ -49,7 +48,8 @@ def _after_shortcuts(result: AuditResult, items: Sequence[ClassShortcut]) -> Ite
         mask = shlex.quote(_mask(worst.extent))
         yield (
             f"Train without the cue, and look again. Copies without the frequencies of"
-            f" “{worst.class_name}”: `shortcut-audit filter --data {data} --remove {mask} --out COPIES`."
+            f" “{_plain(worst.class_name)}”:"
+            f" `shortcut-audit filter --data {data} --remove {mask} --out COPIES`."
             " Copies of the class alone would leave a cue of another kind: filter all classes. Then"
             " `shortcut-audit compare RUN NEW-RUN -o compare.html` says what got better, and what worse."
         )
@@ -58,7 +58,7 @@ def _after_shortcuts(result: AuditResult, items: Sequence[ClassShortcut]) -> Ite
 def _mask(extent: Extent) -> str:
     """The mask that takes a shortcut away, as `shortcut-audit filter` reads it."""
     if extent.narrow and extent.n_orbits <= len(extent.orbits):
-        return "orbits:" + ",".join(f"({u},{v})" for u, v in extent.orbits[:_MAX_ORBITS])
+        return "orbits:" + ",".join(f"({u},{v})" for u, v in extent.orbits)
     low, high = extent.radius
     # A hair on both sides: masks of radii leave the upper end out, and a ring has some width.
     return f"radius:{max(0.0, low - 0.5):g}-{high + 0.5:g}"
@@ -68,7 +68,13 @@ def _after_open(result: AuditResult, items: Sequence[ClassShortcut]) -> Iterator
     if not items:
         return
     needed = next((item.needed for item in items if item.needed), "")
-    told = f" “{items[0].class_name}”: {needed}" if items[0].needed else f" {needed}" if needed else ""
+    told = (
+        f" “{_plain(items[0].class_name)}”: {_plain(needed)}"
+        if items[0].needed
+        else f" {_plain(needed)}"
+        if needed
+        else ""
+    )
     verb = "is" if len(items) == 1 else "are"
     yield f"{_named(items)} {verb} inconclusive, which is no all-clear: give more images.{told}"
     if any("colour" in item.confounds for item in items):
@@ -113,7 +119,7 @@ def _keep_watch(debts: bool) -> str:
 
 
 def _after_data(result: AuditResult) -> Iterator[str]:
-    data = shlex.quote(result.provenance.data.spec)
+    data = _data(result)
     yield (
         "Ask a model whether it takes what stands out for the class:"
         f" `shortcut-audit audit --model MODEL --data {data} --out RUN`."
@@ -126,7 +132,20 @@ def _after_data(result: AuditResult) -> Iterator[str]:
         )
 
 
+def _data(result: AuditResult) -> str:
+    """The images as a command takes them, with all of their splits: a model is not trained on what it is
+    judged by. DATA where they were not named on a command line, or cannot stand in a sentence."""
+    spec = result.provenance.data.spec.partition("::")[0]
+    named = result.provenance.command.startswith("shortcut-audit")
+    return shlex.quote(spec) if named and spec.isprintable() and "`" not in spec else "DATA"
+
+
+def _plain(text: str) -> str:
+    """A name in a sentence in which backticks mark commands."""
+    return text.replace("`", "’")
+
+
 def _named(items: Sequence[ClassShortcut]) -> str:
-    names = [f"“{item.class_name}”" for item in items[:_MAX_NAMED]]
+    names = [f"“{_plain(item.class_name)}”" for item in items[:_MAX_NAMED]]
     more = len(items) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")

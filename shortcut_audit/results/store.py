@@ -33,6 +33,7 @@ __all__ = [
     "read_arrays",
     "read_state",
     "remove_folder",
+    "require_no_run_file",
     "result_schema",
     "save_map_so_far",
     "save_result",
@@ -224,6 +225,19 @@ def result_schema() -> dict[str, Any]:
     """JSON schema of `result.json`."""
     schema = AuditResult.model_json_schema(mode="serialization")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def require_no_run_file(*targets: Path | None) -> None:
+    """Raise RunFolderError where something would be written over what a run folder holds."""
+    for target in targets:
+        if (
+            target is not None
+            and target.name in (RESULT_FILE, ARRAYS_FILE, STATE_FILE)
+            and target.exists()
+        ):
+            raise RunFolderError(
+                f"{target} is part of an audit, and would be overwritten.", "Name another file."
+            )
 
 
 def claim_folder(folder: Path, of: str = AUDIT) -> Path | None:

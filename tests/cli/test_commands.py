@@ -171,11 +171,12 @@ def test_a_fault_of_ours_is_told_apart_from_bad_input(
     def broken(folder: Path) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("shortcut_audit.results.store.load_result", broken)
+    monkeypatch.setattr("shortcut_audit.report.html.load_result", broken)
     assert run_command("report", str(finished), monkeypatch=monkeypatch) == 3
     assert "error[internal]" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_demo_finds_what_it_planted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,7 +134,7 @@ def test_a_summary_and_a_page_can_be_written_together(
 ) -> None:
     written: list[Path] = []
     monkeypatch.setattr(
-        "shortcut_audit.report.html.write_report", lambda result, path: written.append(path) or path
+        "shortcut_audit.report.html.write_again", lambda run, path: written.append(path) or path
     )
     page = tmp_path / "page.html"
     words = ["report", str(finished), "--markdown", "-", "--output", str(page)]

@@ -32,7 +32,7 @@ SHIFTS = "jpeg:3,5,gaussian_noise:5,haze,contrast:5"
 def _no_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shortcut_audit.report.model_page.map_bytes", lambda result, name: b"")
     monkeypatch.setattr("shortcut_audit.report.verdict_page.ladder_figure", lambda item: None)
-    monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda figure: b"")
+    monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda *_, **__: b"")
 
 
 def words(page: str) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from judged import SHORTCUT, with_verdicts
 from routes import audit_by
 from shifted import audit_under
+from typer.testing import CliRunner
 
 import shortcut_audit as sa
 from shortcut_audit.errors import ResultError
@@ -168,8 +169,6 @@ def test_nobody_pictures_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("_no_figures")
 def test_the_command_reads_folders_and_pages(grey: AuditResult, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
     from shortcut_audit.cli.main import app
 
     run = grey.save(tmp_path / "run")
@@ -184,3 +183,45 @@ def test_the_command_reads_folders_and_pages(grey: AuditResult, tmp_path: Path) 
     said = runner.invoke(app, ["report", str(page), "--markdown", "-"])
     assert said.exit_code == 0, said.output
     assert verdict_sentence(grey) in said.output
+
+
+@pytest.mark.usefixtures("_no_figures")
+@pytest.mark.parametrize(
+    "changed", [{"bands": []}, {"top orbits": "zz"}, {"extents": [-1]}, {"extents": {}}]
+)
+def test_a_page_whose_numbers_were_changed_is_refused_in_a_sentence(
+    changed: dict[str, object], grey: AuditResult, tmp_path: Path
+) -> None:
+    page = sa.write_report(grey, tmp_path / "page.html")
+    result, memory = read_page(page)
+    memory.values |= changed
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(block_of(text), packed(result, memory)), encoding="utf-8")
+    with pytest.raises(ResultError):
+        write_again(page, tmp_path / "again.html")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "{run}", "-o", "{run}/result.json"],
+        ["report", "{run}", "--markdown", "{run}/arrays.safetensors"],
+        ["report", "{page}", "--markdown", "{page}"],
+        ["export", "{run}", "-o", "{run}/result.json"],
+        ["compare", "{run}", "{other}", "-o", "{other}/result.json"],
+        ["compare", "{run}", "{other}", "-o", "c.html", "--json", "{run}/arrays.safetensors"],
+    ],
+)
+def test_no_command_writes_over_a_run(arguments: list[str], grey: AuditResult, tmp_path: Path) -> None:
+    from shortcut_audit.cli.main import app
+    from shortcut_audit.errors import AuditError
+
+    run, other = grey.save(tmp_path / "run"), grey.save(tmp_path / "other")
+    page = tmp_path / "page.html"
+    page.write_text("a page")
+    places = {"run": run, "other": other, "page": page}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    given = [word.format(**places) for word in arguments]
+    done = CliRunner().invoke(app, given)
+    assert isinstance(done.exception, AuditError), done.output
+    assert {path: path.read_bytes() for path in before} == before

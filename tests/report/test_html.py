@@ -13,6 +13,7 @@ import pytest
 import shortcut_audit as sa
 from shortcut_audit.report.embedding import BLOCK_TYPE
 from shortcut_audit.report.html import MAX_PICTURED_CLASSES, render
+from shortcut_audit.report.legible import legible
 from shortcut_audit.results.audit_result import AuditResult
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -55,7 +56,8 @@ def test_hostile_names_are_inert_and_all_shown(hostile: AuditResult) -> None:
     for _, attributes in page.tags:
         assert not any(name.startswith("on") for name in attributes)
     for name in hostile.class_names:
-        assert name in page.text
+        assert legible(name) in page.text
+    assert not set("\u202a\u202b\u202d\u202e") & set(page.text)
 
 
 def test_nothing_is_fetched_and_the_policy_forbids_it(hostile: AuditResult) -> None:

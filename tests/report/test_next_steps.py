@@ -129,3 +129,23 @@ def test_classes_that_were_not_searched_are_counted() -> None:
     findings = tuple(kept.get(finding.measure, finding) for finding in result.findings)
     told = dict(unmeasured(result.model_copy(update={"findings": findings})))
     assert "some classes were searched" in told["Maps and verdicts of 2 of 3 classes"]
+
+
+def test_names_with_backticks_and_images_without_a_name_break_no_command() -> None:
+    result = of({**SHORTCUT, "class_name": "a`b"}, NOTHING, NOTHING)
+    steps = next_steps(result)
+    assert "“a’b”" in steps[0]
+    # Made from Python: there is no path to name.
+    assert "`shortcut-audit data DATA --out LOOK`" in steps[0]
+    assert all(step.count("`") % 2 == 0 for step in steps)
+    data = result.provenance.data.model_copy(update={"spec": "my images/set.npz::test"})
+    named = result.provenance.model_copy(update={"data": data, "command": "shortcut-audit audit ..."})
+    steps = next_steps(result.model_copy(update={"provenance": named}))
+    # Without ::test: copies of what the model is judged by are no images to train on.
+    assert "--data 'my images/set.npz' --remove" in steps[2]
+
+
+def test_all_orbits_of_a_narrow_shortcut_are_taken_away() -> None:
+    orbits = tuple((u, 3) for u in range(8))
+    extent = Extent(band="mid", narrow=True, direction=None, radius=(3.0, 8.0), orbits=orbits, n_orbits=8)
+    assert _mask(extent).count("(") == 8

@@ -109,12 +109,13 @@ def test_many_classes_are_counted_and_the_snippet_stays_small() -> None:
 
 
 def test_equal_results_give_equal_text_and_nothing_is_left_behind(grey: AuditResult) -> None:
+    opened = plt.get_fignums()
     first = grey._repr_html_()
     with mpl.rc_context({"font.size": 30}):
         before = dict(mpl.rcParams)
         assert grey._repr_html_() == first
         assert dict(mpl.rcParams) == before
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == opened
     picture = re.search(r'base64,([^"]*)"', first)
     assert picture is not None
     assert base64.b64decode(picture[1]).startswith(b"\x89PNG")

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from judged import SHORTCUT, with_verdicts
 from PIL import Image
 
 import shortcut_audit as sa
 from shortcut_audit.fourier.grid import FrequencyGrid
+from shortcut_audit.report.compare_page import write_comparison
+from shortcut_audit.report.compare_runs import compared_runs, side_of
+from shortcut_audit.report.legible import legible
 from shortcut_audit.report.verdict_words import by_verdict
 from shortcut_audit.results.audit_result import AuditResult
 
@@ -104,7 +108,7 @@ def test_the_page_is_quiet_asks_for_nothing_and_keeps_every_name(
     assert [url for url in visit.asked if not url.startswith("data:")] == [pages[which].as_uri()]
     text = visit.text("body")
     for name in results[which].class_names:
-        assert name in text
+        assert legible(name) in text
     assert visit.page.locator("article.card").count() == len(results[which].class_names)
     assert visit.page.evaluate("document.querySelectorAll('script:not([type])').length") == (
         1 if which in MODEL_PAGES else 0
@@ -259,13 +263,7 @@ def test_axe_finds_nothing_and_nothing_hangs_over(
     scheme = "dark" if dark else "light"
     visit = Visit(chromium, pages[which], width=width, color_scheme=scheme)
     page = visit.explorer() if which in MODEL_PAGES else visit.page
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")
-    told = [
-        (each["id"], [node["html"][:200] for node in each["nodes"][:3]]) for each in found["violations"]
-    ]
-    assert told == []
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    no_barriers(page, width)
     shots = ROOT / "build" / "screenshots"
     shots.mkdir(parents=True, exist_ok=True)
     shot = shots / f"{which}-{width}-{scheme}.png"
@@ -275,3 +273,31 @@ def test_axe_finds_nothing_and_nothing_hangs_over(
         corner = picture.convert("L").getpixel((0, 0))
     assert colours is None or len(colours) > 500
     assert (corner < 128) == dark
+
+
+@pytest.mark.parametrize("width", [320, 1200])
+def test_a_comparison_is_as_quiet_and_open(
+    width: int, chromium: Any, results: dict[str, AuditResult], tmp_path: Path
+) -> None:
+    if not AXE.is_file():
+        missing("axe-core in build/browser (npm install --prefix build/browser axe-core)")
+    first = results["hostile"]
+    worse = [{**SHORTCUT, "evidence": ()} for _ in first.shortcuts.by_class]
+    sides = [side_of(first, "before"), side_of(with_verdicts(first, *worse), "<b>after</b>")]
+    path = write_comparison(compared_runs(sides), tmp_path / "compare.html")
+    visit = Visit(chromium, path, width=width)
+    no_barriers(visit.page, width)
+    assert visit.said == []
+    assert [url for url in visit.asked if not url.startswith("data:")] == [path.as_uri()]
+    assert "<b>after</b>" in visit.text("body")
+
+
+def no_barriers(page: Any, width: int) -> None:
+    """axe-core has nothing to say, and the page is no wider than its window."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")
+    told = [
+        (each["id"], [node["html"][:200] for node in each["nodes"][:3]]) for each in found["violations"]
+    ]
+    assert told == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width

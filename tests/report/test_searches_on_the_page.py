@@ -41,7 +41,7 @@ def _words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures have tests of their own, and take most of a page's time."""
     monkeypatch.setattr("shortcut_audit.report.model_page.map_bytes", lambda result, name: b"")
     monkeypatch.setattr("shortcut_audit.report.verdict_page.ladder_figure", lambda item: None)
-    monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda figure: b"")
+    monkeypatch.setattr("shortcut_audit.report.verdict_page.png_bytes", lambda *_, **__: b"")
 
 
 @pytest.fixture(params=OPTIONS)

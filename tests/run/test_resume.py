@@ -82,7 +82,14 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "blow",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_audit_goes_on_and_ends_with_the_same_bytes(
     blow: signal.Signals, tmp_path: Path
 ) -> None:
@@ -127,6 +134,7 @@ def test_a_stopped_audit_goes_on_and_ends_with_the_same_bytes(
     )
 
 
+@pytest.mark.slow
 def test_an_audit_killed_while_it_judges_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):

@@ -311,7 +311,7 @@
       if (own.steps.length) {
         // Nearest in ratio: 1% and 2% are as far apart as 10% and 20%.
         const step = own.steps.reduce((a, b) => (Math.abs(Math.log(b.share / share)) < Math.abs(Math.log(a.share / share)) ? b : a));
-        text += ` Measured at ${percent(step.share)} (${count(step.orbits)} orbits): called ${step.predicted} (${percent(step.probability)}); ${own.name}: ${percent(step.ofClass)}.`;
+        text += ` Measured at ${percent(step.share)} (${count(step.orbits)} orbit${step.orbits === 1 ? "" : "s"}): called ${step.predicted} (${percent(step.probability)}); ${own.name}: ${percent(step.ofClass)}.`;
       }
       byId("example-told").textContent = text;
     };
@@ -405,5 +405,6 @@
     showShare();
   };
 
-  unpacked().then((data) => { if (data["about.json"]) start(data); });
+  // Damaged data leave the page as it is without scripts.
+  unpacked().then((data) => { if (data["about.json"]) start(data); }).catch(() => {});
 })();
