@@ -49,6 +49,7 @@ def init(
         raise SettingsError(
             f"{out} is there already.", "Choose another -o, or overwrite it with --force."
         )
+    _require_free(run, None, None, out)
     policy, notes = frozen_policy(load_sound(run), _day(day))
     _write(out, policy_text(policy, notes))
     debts = f", {len(policy.debts)} known debts" if policy.debts else ""
@@ -79,9 +80,18 @@ def check(
 ) -> None:
     """Hold an audit against a policy: 0 passed, 1 failed, 2 not usable, 3 incomplete."""
     from shortcut_audit.gate.outputs import OUTPUTS, as_terminal
+    from shortcut_audit.gate.outputs.badge import error_badge
 
     if numerics not in ("widen", "strict"):
         raise SettingsError(f"--numerics was given as {numerics!r}.", "It is widen or strict.")
+    held = policy if policy is not None else Path("gate.toml")
+    _require_free(run, baseline, held, junit, markdown, json_file, badge)
+    if baseline is not None and baseline.resolve() == run.resolve():
+        raise SettingsError(
+            "The baseline is the audit itself.", "Name the audit that it is to be held against."
+        )
+    if badge is not None:
+        _write(badge, error_badge())
     for path in (junit, markdown, json_file):
         if path is not None:
             # What an earlier check wrote says nothing of this one, which may end before it writes.
@@ -122,6 +132,7 @@ def update(
 
     path, known = _policy(policy)
     target = path if out is None else out
+    _require_free(run, None, None, target)
     if target.name == "pyproject.toml" and not dry_run:
         raise SettingsError(
             "A policy within pyproject.toml is not rewritten.",
@@ -185,6 +196,20 @@ def _for_github(report: GateReport) -> str:
 
     write_summary(as_markdown(report), os.environ)
     return harmless(as_terminal(report)) + as_annotations(report)
+
+
+def _require_free(run: Path, baseline: Path | None, policy: Path | None, *outputs: Path | None) -> None:
+    """Refuse outputs that would be written over an audit, over the policy, or over each other."""
+    from shortcut_audit.results.store import require_no_run_file
+
+    require_no_run_file(*outputs)
+    taken = {path.resolve() for path in (run, baseline, policy) if path is not None}
+    for output in outputs:
+        if output is None:
+            continue
+        if output.resolve() in taken:
+            raise SettingsError(f"{output} would be written twice, or over what is read.", "Name others.")
+        taken.add(output.resolve())
 
 
 def _tell_unusable(error: AuditError, badge: Path | None, github: bool) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from shortcut_audit.errors import ResultError, SettingsError
@@ -89,6 +91,7 @@ def _trials(rules: Sequence[Rule], numbers: RunNumbers, comparison: Comparison |
         )
     trials = []
     for rule in rules:
+        _require_matches(rule, numbers, comparison)
         found = list(trials_of(rule, numbers, comparison))
         if not found:
             about = f"set {', '.join(rule.sets)}" if rule.kind == "ood_accuracy" else "class"
@@ -99,6 +102,24 @@ def _trials(rules: Sequence[Rule], numbers: RunNumbers, comparison: Comparison |
             )
         trials += found
     return trials
+
+
+def _require_matches(rule: Rule, numbers: RunNumbers, comparison: Comparison | None) -> None:
+    """Every name of a rule is one of something: else a class would go unwatched for a slip of the pen."""
+    sets = set(numbers.sets) | set(() if comparison is None else comparison.first.sets)
+    for what, patterns, names in (
+        ("class", rule.classes, list(numbers.class_names)),
+        ("set", rule.sets if rule.kind == "ood_accuracy" else (), sorted(sets)),
+    ):
+        for pattern in patterns:
+            if not any(pattern == name or fnmatchcase(name, pattern) for name in names):
+                near = get_close_matches(pattern, names, 1)
+                told = f"did you mean {near[0]}? " if near else ""
+                raise SettingsError(
+                    f"The rule {rule.name!r} is about nothing where it names {pattern!r}: no {what} of"
+                    f" this audit matches.",
+                    f"{told}There are: {', '.join(names[:20]) or 'none'}. Mend the rule, or remove it.",
+                )
 
 
 def _decided(trials: Sequence[Trial], policy: Policy, today: date) -> tuple[Check, ...]:

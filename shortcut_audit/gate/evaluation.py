@@ -132,7 +132,9 @@ def trials_of(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> Ite
                 continue
             held = rule.kind in ("accuracy", "ood_accuracy") or item.searched
             old = before.get(item.name)
-            if held or (old is not None and old.searched):
+            # A class that neither audit searched is none of the rule's; one that only this audit left
+            # out, or that there is no baseline for, is missing.
+            if held or old is None or old.searched:
                 yield _trial(rule, old, item, place, run, comparison)
 
 

@@ -35,7 +35,8 @@ def find_policy(folder: Path) -> Path:
     Raises SettingsError where there is none.
     """
     own = folder / POLICY_FILE
-    if own.is_file():
+    # A link to nowhere is a policy that cannot be read, and no reason to take another one.
+    if own.is_symlink() or own.exists():
         return own
     project = folder / _PROJECT_FILE
     if project.is_file() and _table_of(_content(project)) is not None:

@@ -102,6 +102,64 @@ def test_an_earlier_check_s_files_do_not_outlive_one_that_could_not_be_made(here
     assert not any((here / name).exists() for name in files)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "before", "--json", "before/result.json"],
+        ["check", "before", "--badge", "gate.toml"],
+        ["check", "before", "--markdown", "gate.toml"],
+        ["check", "before", "--junit", "x", "--markdown", "x"],
+        ["check", "worse", "--baseline", "before", "--json", "before/arrays.safetensors"],
+        ["init", "before", "-o", "before/result.json", "--force"],
+        ["update", "before", "-o", "before/result.json"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read(here: Path, arguments: list[str]) -> None:
+    frozen()
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert gate(*arguments)[0] == 2
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+def test_an_audit_is_no_baseline_of_its_own(here: Path) -> None:
+    frozen()
+    assert gate("check", "before", "--baseline", here / "before")[0] == 2
+
+
+def test_a_policy_that_is_a_link_to_nowhere_is_not_passed_over(here: Path) -> None:
+    lax = "[[tool.shortcut_audit.gate.rule]]\nkind = 'accuracy'\nat_least = 0.01\n"
+    (here / "pyproject.toml").write_text(lax)
+    assert gate("check", "worse")[0] == 0
+    (here / "gate.toml").symlink_to(here / "nowhere.toml")
+    assert gate("check", "worse")[0] == 2
+
+
+def test_a_slip_in_one_name_of_a_rule_is_told_and_no_pass(here: Path) -> None:
+    rule = "[[rule]]\nkind = 'flip'\nat_most = 0.1\nclass = ['{}', 'ship']\n"
+    (here / "gate.toml").write_text(rule.format("horse"))
+    assert gate("check", "worse")[0] == 1
+    (here / "gate.toml").write_text(rule.format("hrose"))
+    code, told = gate("check", "worse")
+    assert code == 2
+    assert "'hrose'" in told
+
+
+def test_an_old_green_badge_does_not_outlive_a_check_that_breaks(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen()
+    assert gate("check", "before", "--badge", "badge.json")[0] == 0
+    green = (here / "badge.json").read_text()
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("shortcut_audit.cli.gate._checked", broken)
+    with pytest.raises(ZeroDivisionError):
+        gate("check", "before", "--badge", "badge.json")
+    assert (here / "badge.json").read_text() != green
+
+
 def test_the_schema_is_printed(here: Path) -> None:
     code, told = gate("schema")
     assert code == 0

@@ -95,7 +95,8 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     blow: signal.Signals, whole: Path, tmp_path: Path
 ) -> None:
     folder = make_input(tmp_path / "stopped")
-    process = start(folder, "0.02")
+    # Long enough that a busy machine hears the signal before the end.
+    process = start(folder, "0.1")
     deadline = time.monotonic() + 90
     while not (folder / "model" / "training.json").is_file() or state_of(folder)["epochs_done"] < 2:
         assert process.poll() is None, process.communicate()

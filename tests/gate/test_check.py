@@ -334,3 +334,19 @@ def test_other_images_or_searches_are_told() -> None:
     assert any("other images" in note for note in report.notes)
     assert not only(report).paired
     assert only(checked(policy, Made(), Made())).paired
+
+
+def test_a_class_that_was_not_searched_is_missing_where_a_limit_is_about_it() -> None:
+    result = made_audit(PLANTED)
+    kept = {
+        finding.measure: finding.model_copy(update={"by_class": finding.by_class[1:]})  # type: ignore[union-attr]
+        for finding in result.findings
+        if finding.measure in ("shortcuts", "dominant_frequencies")
+    }
+    findings = tuple(kept.get(finding.measure, finding) for finding in result.findings)
+    subset = result.model_copy(update={"findings": findings}).with_arrays(result.arrays)
+    limits = parse_policy({"rule": [{"kind": "flip", "at_most": 0.1}]}, "The policy")
+    assert check_gate(result, limits, today=TODAY).exit_code == 1
+    report = check_gate(subset, limits, today=TODAY)
+    assert only(report).outcome == "missing"
+    assert report.exit_code == 3
