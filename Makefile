@@ -26,6 +26,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/footprint.py --output reports/benchmarks/footprint.md
 	$(BIN)/python benchmarks/data_module.py --output reports/benchmarks/data_module.md
 	$(BIN)/python benchmarks/hierarchical_search.py --output reports/benchmarks/hierarchical_search.md
+	$(BIN)/python benchmarks/page.py --output reports/benchmarks/page.md
+	$(if $(DATA),$(BIN)/python benchmarks/gate.py --data "$(DATA)" --work build/gate --output reports/benchmarks/gate.md)
 	$(if $(DATA),$(BIN)/python benchmarks/training.py --data "$(DATA)/cifar10_lossless.npz" --output reports/benchmarks/training.md)
 	$(if $(DATA),$(BIN)/python benchmarks/searches.py --data "$(DATA)" --output reports/benchmarks/searches.md)
 	$(if $(DATA),$(BIN)/python benchmarks/verdicts.py --data "$(DATA)" --output reports/benchmarks/verdicts.md)
