@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ def init(
         raise SettingsError(
             f"{out} is there already.", "Choose another -o, or overwrite it with --force."
         )
-    _require_free(run, None, None, out)
+    _require_free((run,), out)
     policy, notes = frozen_policy(load_sound(run), _day(day))
     _write(out, policy_text(policy, notes))
     debts = f", {len(policy.debts)} known debts" if policy.debts else ""
@@ -84,8 +85,8 @@ def check(
 
     if numerics not in ("widen", "strict"):
         raise SettingsError(f"--numerics was given as {numerics!r}.", "It is widen or strict.")
-    held = policy if policy is not None else Path("gate.toml")
-    _require_free(run, baseline, held, junit, markdown, json_file, badge)
+    policies = (Path("gate.toml"), Path("pyproject.toml")) if policy is None else (policy,)
+    _require_free((run, baseline, *policies), junit, markdown, json_file, badge)
     if baseline is not None and baseline.resolve() == run.resolve():
         raise SettingsError(
             "The baseline is the audit itself.", "Name the audit that it is to be held against."
@@ -132,7 +133,7 @@ def update(
 
     path, known = _policy(policy)
     target = path if out is None else out
-    _require_free(run, None, None, target)
+    _require_free((run,), target)
     if target.name == "pyproject.toml" and not dry_run:
         raise SettingsError(
             "A policy within pyproject.toml is not rewritten.",
@@ -198,12 +199,12 @@ def _for_github(report: GateReport) -> str:
     return harmless(as_terminal(report)) + as_annotations(report)
 
 
-def _require_free(run: Path, baseline: Path | None, policy: Path | None, *outputs: Path | None) -> None:
-    """Refuse outputs that would be written over an audit, over the policy, or over each other."""
+def _require_free(read: Sequence[Path | None], *outputs: Path | None) -> None:
+    """Refuse outputs that would be written over an audit, over what is `read`, or over each other."""
     from shortcut_audit.results.store import require_no_run_file
 
     require_no_run_file(*outputs)
-    taken = {path.resolve() for path in (run, baseline, policy) if path is not None}
+    taken = {path.resolve() for path in read if path is not None}
     for output in outputs:
         if output is None:
             continue

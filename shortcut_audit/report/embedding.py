@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shortcut_audit.errors import ResultError
+from shortcut_audit.report.explorer import arrays_shown
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.store import load_result, parsed_result
 
@@ -119,7 +120,7 @@ def read_page(path: Path) -> tuple[AuditResult, PageMemory]:
         values = dict(json.loads(arrays.pop(_VALUES).tobytes()))
         result = parsed_result(content, path)
         memory = PageMemory(parser.pictures, values, arrays or None)
-        return result.with_arrays(_shown(result, arrays)), memory
+        return result.with_arrays(arrays_shown(result, arrays)), memory
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _no_page(path, f"{type(error).__name__}: {error}") from error
 
@@ -143,13 +144,6 @@ def _no_page(path: Path, why: str) -> ResultError:
         f"{path} is not the page of an audit, or is damaged: {why}.",
         "Name a page that shortcut-audit wrote, or the run folder itself.",
     )
-
-
-def _shown(result: AuditResult, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays of the result as far as the page holds them: maps of all searched classes, or none."""
-    from shortcut_audit.report.explorer import arrays_shown
-
-    return arrays_shown(result, arrays)
 
 
 class _PageParser(HTMLParser):

@@ -95,14 +95,12 @@ def _adcs(result: AuditResult, items: Sequence[ClassShortcut]) -> NDArray[np.sig
 
 def _about(result: AuditResult, items: Sequence[ClassShortcut]) -> NDArray[np.uint8]:
     """Words and single numbers, as JSON."""
-    finding = result.dominant_frequencies
-    maps = {item.class_name: item for item in finding.by_class}
+    maps = {item.class_name: item for item in result.dominant_frequencies.by_class}
     about = {
         "height": result.grid.height,
         "width": result.grid.width,
         "orbits": result.grid.n_orbits,
         "importance": importance_words(result),
-        "keptShare": result.model_settings.kept_share,
         "dc": result.model_settings.dc,
         "dataClasses": len(result.class_names),
         "fill": _fill(result),
@@ -113,7 +111,6 @@ def _about(result: AuditResult, items: Sequence[ClassShortcut]) -> NDArray[np.ui
                 "verdict": item.verdict,
                 "ranked": int((result.arrays["dominant_frequencies/rank"][row] > 0).sum()),
                 "kept": maps[item.class_name].n_orbits_kept,
-                "reliability": maps[item.class_name].reliability[finding.response].value,
                 "picture": f"class-{number}/example-original" if item.example is not None else None,
                 "steps": [
                     {

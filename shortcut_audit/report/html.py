@@ -75,8 +75,11 @@ def _write(text: str, path: str | Path) -> Path:
 def render(result: AuditResult) -> str:
     """The page as text; equal results give equal bytes."""
     text = ""
+    pictures: dict[str, str] = {}
     for extents in _EXTENTS:
-        text = _page(result, PageMemory(), extents)
+        # A smaller page has the same pictures, only fewer of them.
+        memory = PageMemory(pictures)
+        text, pictures = _page(result, memory, extents), memory.pictures
         if len(text.encode()) <= MAX_BYTES:
             return text
     return text

@@ -132,11 +132,11 @@ def pair_of(
     """Outcomes on the images of both sides as counts, oriented as `SameImages` has it.
 
     Each side: identities (n,) and whether the outcome holds. `worse_is`: the outcome that is the worse
-    one. The newer side comes first in the counts. None where fewer than half of the smaller side's
-    images are shared: more is learned from all of them, unpaired.
+    one. The newer side comes first in the counts. None where fewer than half of the larger side's
+    images are shared: the rest of them must not go unseen.
     """
     _, mine, theirs = np.intersect1d(first[0], second[0], return_indices=True)
-    if not len(mine) or 2 * len(mine) < min(len(first[0]), len(second[0])):
+    if not len(mine) or 2 * len(mine) < max(len(first[0]), len(second[0])):
         return None
     old, new = first[1][mine] == worse_is, second[1][theirs] == worse_is
     return _table(new, old)
@@ -160,7 +160,7 @@ def receivers_of(first: Outcomes, second: Outcomes, class_name: str) -> SameRece
         second.flips[class_name],
     )
     _, mine, theirs = np.intersect1d(first.image[rows], second.image[rows_2], return_indices=True)
-    if not len(mine) or 2 * len(mine) < min(len(rows), len(rows_2)):
+    if not len(mine) or 2 * len(mine) < max(len(rows), len(rows_2)):
         return None
     old_after, old_before = after[mine], before[mine]
     new_after, new_before = after_2[theirs], before_2[theirs]

@@ -1,31 +1,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import jsonschema
 import pandas as pd
 import pytest
+from commands import run_command
 from conftest import random_images, save_npz
 from safetensors.torch import save_file
 
 import shortcut_audit as sa
-from shortcut_audit.cli.main import COMMANDS, main
+from shortcut_audit.cli.main import COMMANDS
 from shortcut_audit.models.small import small_cnn
 from shortcut_audit.results.settings import AuditSettings
 from shortcut_audit.results.truth import load_truth
 
 FACTORY = "shortcut_audit.models.small:small_cnn"
-
-
-def run_command(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["shortcut-audit", *words])
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from audited import Made, made_audit
+from commands import run_command
 
-from shortcut_audit.cli import main as command_line
 from shortcut_audit.report.compare_runs import RunsComparison
 
 PLANTED = Made(turned=(0.6, 0.02, 0.02), verdicts=("shortcut", "no shortcut", "no shortcut"))
@@ -25,6 +24,10 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def compare(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    return run_command("compare", *words, monkeypatch=monkeypatch)
+
+
 @pytest.fixture
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shortcut_audit.report.compare_page.png_bytes", lambda *_, **__: b"drawn")
@@ -32,21 +35,11 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"shortcut_audit.report.compare_page.{name}", lambda *_, **__: object())
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit code of the whole command line, errors included."""
-    monkeypatch.setattr(sys, "argv", ["shortcut-audit", "compare", *words])
-    try:
-        command_line.main()
-    except SystemExit as error:
-        return int(error.code or 0)
-    return 0
-
-
 @pytest.mark.usefixtures("_no_pictures")
 def test_two_runs_become_a_page_and_a_sentence(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(monkeypatch, "a/run", "b/run") == 0
+    assert compare(monkeypatch, "a/run", "b/run") == 0
     said = capfd.readouterr()
     assert said.out == "From a/run to b/run: 1 class became a shortcut: “horse”.\nPage: compare.html\n"
     assert said.err == ""
@@ -61,11 +54,11 @@ def test_labels_baseline_and_json_are_as_asked_and_bytes_do_not_depend_on_the_fi
     words = ["a/run", "b/run", "--label", "old", "--label", "<new>"]
     for baseline, name in (("2", "one"), ("<new>", "two"), ("./b/run", "three")):
         asked = [*words, "--baseline", baseline, "-o", f"{name}.html", "--json", f"{name}.json"]
-        assert run_command(monkeypatch, *asked) == 0
+        assert compare(monkeypatch, *asked) == 0
         found = RunsComparison.model_validate_json((runs / f"{name}.json").read_text())
         assert [run.label for run in found.runs] == ["old", "<new>"]
         assert (found.baseline, found.against[0].label) == (1, "old")
-    assert run_command(monkeypatch, *words, "--baseline", "2", "-o", "again.html") == 0
+    assert compare(monkeypatch, *words, "--baseline", "2", "-o", "again.html") == 0
     assert (runs / "again.html").read_bytes() == (runs / "one.html").read_bytes()
 
 
@@ -74,7 +67,7 @@ def test_doubts_are_told_on_standard_error(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made_audit(Made(settings={"kept_share": 0.1}, first=1)).save(runs / "c")
-    assert run_command(monkeypatch, "a/run", "again/run", "c") == 0
+    assert compare(monkeypatch, "a/run", "again/run", "c") == 0
     said = capfd.readouterr()
     assert said.out.startswith("From a/run to c: nothing changed that exceeds the noise")
     lines = said.err.splitlines()
@@ -121,7 +114,7 @@ def test_what_cannot_be_compared_ends_with_2_and_a_sentence(
     made_audit().save(runs / "damaged")
     (runs / "damaged" / "arrays.safetensors").write_bytes(b"nothing")
     (runs / "some.html").write_text("<p>hello</p>")
-    assert run_command(monkeypatch, *words) == 2
+    assert compare(monkeypatch, *words) == 2
     said = capfd.readouterr()
     assert says in said.err
     assert said.out == ""

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from commands import run_command
 from judged import INCONCLUSIVE, NOTHING, SHORTCUT, with_verdicts
 from routes import audit_by
 
-from shortcut_audit.cli.main import main
 from shortcut_audit.report.markdown import markdown_summary
 from shortcut_audit.report.plots import Plots
 from shortcut_audit.results.store import load_result
-
-
-def run_command(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["shortcut-audit", *words])
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

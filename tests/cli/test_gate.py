@@ -109,6 +109,7 @@ def test_an_earlier_check_s_files_do_not_outlive_one_that_could_not_be_made(here
         ["check", "before", "--badge", "gate.toml"],
         ["check", "before", "--markdown", "gate.toml"],
         ["check", "before", "--junit", "x", "--markdown", "x"],
+        ["check", "before", "--json", "pyproject.toml"],
         ["check", "worse", "--baseline", "before", "--json", "before/arrays.safetensors"],
         ["init", "before", "-o", "before/result.json", "--force"],
         ["update", "before", "-o", "before/result.json"],

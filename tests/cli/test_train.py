@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run_command
 from conftest import random_images, save_npz
 
 import shortcut_audit as sa
-from shortcut_audit.cli.main import main
 
 FACTORY = "shortcut_audit.models.small:small_cnn"
 # A network slow enough to be killed in the middle; told by the environment, so that it is no setting.
@@ -123,15 +123,6 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     weights = (folder / "model" / "model.safetensors").read_bytes()
     assert weights == (whole / "model" / "model.safetensors").read_bytes()
     assert state_of(folder) == state_of(whole)
-
-
-def run_command(*words: object, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["shortcut-audit", *map(str, words)])
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from shortcut_audit.results.comparison import (
     strength_worsening,
 )
 from shortcut_audit.results.counts import Paired
+from shortcut_audit.results.outcomes import pair_of
 from shortcut_audit.results.run_numbers import RunNumbers, numbers_of
 from shortcut_audit.results.statistics import paired_interval, paired_p_value, unpaired_interval
 
@@ -245,3 +246,12 @@ def test_comparing_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_images_that_only_the_larger_audit_has_do_not_go_unseen() -> None:
+    """All right on the few images that both have, and wrong on most of the others."""
+    few = np.arange(50, dtype=np.uint64)
+    many = np.arange(400, dtype=np.uint64)
+    assert pair_of((few, np.ones(50, dtype=bool)), (many, many < 50), worse_is=False) is None
+    some = np.arange(99, dtype=np.uint64)
+    assert pair_of((few, np.ones(50, dtype=bool)), (some, some < 50), worse_is=False) is not None
