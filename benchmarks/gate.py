@@ -8,9 +8,10 @@ tables, each null given what the transplant did. Verdicts are decided anew from 
 replicas is held against a policy frozen from a real audit, and from another replica. Whether that is
 honest is told by how far real audits with other seeds lie apart, beside replicas; these are gated too.
 
-Planted shortcuts: the clean network is fine-tuned where one class carries a plant, audited on images that
-carry it, and held against the policy frozen from its own clean audit: 20 cases. Further, networks of
-`verdicts.py` that were trained with plants from the start, against the clean one of their set.
+Planted shortcuts: the clean network is fine-tuned where one class carries a plant, and held against the
+policy frozen from itself as it was before, both audited on the same images, which carry the plant: 20
+cases. Further, networks of `verdicts.py` that were trained with plants from the start, against the clean
+one of their set. With the policy alone, and image by image (`--baseline`).
 
 Damage: files of a failing audit are cut, flipped, swapped or deleted.
 
@@ -29,8 +30,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -44,8 +46,8 @@ from gate_audits import (
     SETS,
     TRAINED,
     clean_audit,
-    planted_audit,
-    trained_audit,
+    planted_audits,
+    trained_audits,
     trained_used,
     used_share,
 )
@@ -58,6 +60,7 @@ from shortcut_audit.gate.check import check_gate
 from shortcut_audit.gate.freeze import VERDICT_RULE, frozen_policy
 from shortcut_audit.gate.gate_report import GateReport
 from shortcut_audit.gate.policy import Policy
+from shortcut_audit.gate.policy_file import parse_policy
 from shortcut_audit.gate.policy_text import policy_text
 from shortcut_audit.gate.soundness import load_sound
 from shortcut_audit.results.audit_result import AuditResult
@@ -130,26 +133,26 @@ def _four(item: ClassNumbers) -> list[float]:
 def planted(data: Path, work: Path) -> list[dict[str, Any]]:
     """Networks with plants against the policies of their clean baselines; of trained ones, one row a
     plant."""
-    policies = {name: frozen(clean_audit(name, 0, data, work)[1]) for name in SETS}
     found = []
     for case in CASES:
-        _, result = planted_audit(case, data, work)
-        row = _row(result, policies[case.data], case.class_name)
+        row = _row(*planted_audits(case, data, work), case.class_name)
         used = used_share(case, data, work)
         found.append(
             {"case": f"{case.data}, fine-tuned", "kind": case.entry["kind"], "used": used, **row}
         )
-    for name, clean in TRAINED.items():
-        policy, result = frozen(trained_audit(clean, data, work)), trained_audit(name, data, work)
+    for name in TRAINED:
+        before, result = trained_audits(name, data, work)
         for class_name, (kind, used) in trained_used(name, data, work).items():
-            row = _row(result, policy, class_name)
+            row = _row(before, result, class_name)
             found.append({"case": f"{name}, trained", "kind": kind, "used": used, **row})
     return found
 
 
-def _row(result: AuditResult, policy: Policy, class_name: str) -> dict[str, Any]:
+def _row(before: AuditResult, result: AuditResult, class_name: str) -> dict[str, Any]:
     """What the gate made of a planted class."""
+    policy = frozen(before)
     report = check_gate(result, policy, today=TODAY)
+    paired = check_gate(result, policy, baseline=before, today=TODAY)
     own = {rule for rule, name in failures(report) if name == class_name}
     doubts = [c.rule for c in report.checks if c.outcome == "inconclusive" and c.class_name == class_name]
     item = next(i for i in result.shortcuts.by_class if i.class_name == class_name)
@@ -158,35 +161,61 @@ def _row(result: AuditResult, policy: Policy, class_name: str) -> dict[str, Any]
         "verdict": item.verdict,
         "score": item.score,
         "named": bool(own),
+        "named_paired": class_name in {name for _, name in failures(paired)},
         "by_verdict": VERDICT_RULE in own,
         "warned": VERDICT_RULE in doubts,
     }
 
 
-def damaged(run: Path, policy: Policy) -> Counter[str]:
-    """What became of damaged copies of a failing audit."""
-    whole = check_gate(load_sound(run), policy, today=TODAY)
-    assert whole.exit_code == 1
+def damaged(stored: Sequence[Path], policy: Policy) -> Counter[str]:
+    """What became of damaged copies of a failing audit, or of its baseline."""
     outcomes: Counter[str] = Counter()
     generator = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(N_DAMAGED):
-            copy = Path(folder) / "run"
-            shutil.rmtree(copy, ignore_errors=True)
-            copy.mkdir()
-            for name in ("result.json", "arrays.safetensors"):
-                shutil.copy(run / name, copy / name)
-            _damage(copy, generator)
-            try:
-                report = check_gate(load_sound(copy), policy, today=TODAY)
-            except AuditError as error:
-                outcomes[f"exit {error.exit_code}"] += 1
-            except Exception as error:
-                outcomes[f"exit 3 ({type(error).__name__})"] += 1
-            else:
-                same = report.checks == whole.checks
-                outcomes["equal result" if same else "PASSED" if report.passed else "other failure"] += 1
+        copies = [Path(folder) / each.name for each in stored]
+
+        def checked() -> GateReport:
+            run, before = (load_sound(copy) for copy in copies)
+            return check_gate(run, policy, baseline=before, today=TODAY)
+
+        for number in range(N_DAMAGED + 1):
+            for source, copy in zip(stored, copies, strict=True):
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(source, copy)
+            if number == 0:
+                whole = checked()
+                assert whole.exit_code == 1
+                continue
+            _damage(generator.choice(copies), generator)
+            outcomes[_became(checked, whole)] += 1
     return outcomes
+
+
+def cut_short(run: Path, policy: Policy) -> Counter[str]:
+    """What became of policies that end too early, at any line."""
+    result, whole = load_sound(run), policy_text(policy)
+    report = check_gate(result, policy, today=TODAY)
+    outcomes: Counter[str] = Counter()
+    lines = whole.splitlines(keepends=True)
+    for n in range(len(lines)):
+
+        def checked(text: str = "".join(lines[:n])) -> GateReport:
+            return check_gate(result, parse_policy(tomllib.loads(text), "It"), today=TODAY)
+
+        outcomes[_became(checked, report)] += 1
+    return outcomes
+
+
+def _became(checked: Callable[[], GateReport], whole: GateReport) -> str:
+    try:
+        report = checked()
+    except AuditError as error:
+        return f"exit {error.exit_code}"
+    except Exception as error:
+        return f"exit 3 ({type(error).__name__})"
+    if report.checks == whole.checks:
+        return "equal result"
+    return "PASSED" if report.passed else "other failure"
 
 
 def _damage(folder: Path, generator: random.Random) -> None:
@@ -277,23 +306,32 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     missed = [row for row in used if not row["named"]]
     lines.append(
         f"A plant is used when its true orbits turn at least {USED:.0%} of other images. Of {len(used)}"
-        f" used ones the gate failed on {len(caught)} with the class named,"
+        f" used ones the gate failed on {len(caught)} with the class named"
+        f" ({sum(row['named_paired'] for row in used)} image by image),"
         f" {sum(row['by_verdict'] for row in caught)} of them by the rule about verdicts; of"
         f" {len(missed)} others {sum(row['warned'] for row in missed)} were inconclusive there, with a"
         f" warning. Of {len(unused)} plants that the network does not use,"
         f" {sum(row['named'] for row in unused)} failed."
     )
-    lines += ["", "| case | class | plant | used | verdict | score | class fails | by its verdict |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| case | class | plant | used | verdict | score | fails | by its verdict | image by image |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in sorted(rows, key=lambda row: -row["used"]):
-        told = ["yes" if row[key] else "no" for key in ("named", "by_verdict")]
+        told = ["yes" if row[key] else "no" for key in ("named", "by_verdict", "named_paired")]
         told[1] = "inconclusive" if row["warned"] else told[1]
         lines.append(
             f"| {row['case']} | {row['class']} | {row['kind']} | {row['used']:.2f} | {row['verdict']} |"
             f" {row['score']:.2f} | {' | '.join(told)} |"
         )
-    lines += ["", "## Damaged files", "", f"Of {N_DAMAGED} damaged copies of an audit that fails:"]
-    lines += [f"{', '.join(f'{n} {what}' for what, n in sorted(found['damaged'].items()))}.", ""]
+    lines += ["", "## Damaged files", ""]
+    told = {
+        f"Of {N_DAMAGED} damaged copies of an audit that fails, or of its baseline": "damaged",
+        "Of its policy, cut short at every line": "cut short",
+    }
+    for what, key in told.items():
+        lines += [f"{what}: {', '.join(f'{n} {each}' for each, n in sorted(found[key].items()))}.", ""]
     wall, processor = found["seconds"]
     lines += [
         "## Time",
@@ -332,10 +370,14 @@ def main() -> None:
         for key in ("fixed", "fresh"):
             print(name, key, [each for each in found["false"][name][key] if each])
         print(name, "real", [each for each in found["real"][name] if each])
-    run, _ = planted_audit(CASES[0], given.data, given.work)
-    policy = frozen(pools[CASES[0].data][0])
-    found["damaged"] = damaged(run, policy)
-    found["seconds"] = seconds(run, policy)
+    with tempfile.TemporaryDirectory() as folder:
+        # Written anew: files of this version, whoever made the audits.
+        before, result = planted_audits(CASES[0], given.data, given.work)
+        stored = [each.save(Path(folder) / name) for name, each in (("run", result), ("before", before))]
+        policy = frozen(before)
+        found["damaged"] = damaged(stored, policy)
+        found["cut short"] = cut_short(stored[0], policy)
+        found["seconds"] = seconds(stored[0], policy)
     text = "\n".join(lines_of(found))
     print(text)
     if given.output is not None:

@@ -27,8 +27,11 @@ from shortcut_audit.training.subject import ModelChoice
 from shortcut_audit.training.train import TrainRequest, train
 
 N_SEEDS = 5
-# Images of a class that are audited, and how long networks are trained and fine-tuned.
-N_IMAGES, N_RESNET_IMAGES, EPOCHS, FINE_TUNED = 160, 40, 6, 5
+# Images of a class that are audited, the share of them that maps are found on, and how long networks
+# are trained and fine-tuned. Of the small networks all that the sets hold, most of them to judge; of
+# ResNet-20 as few as there are.
+N_IMAGES, SEARCH_SHARE, EPOCHS, FINE_TUNED = 250, 0.2, 6, 5
+N_RESNET_IMAGES, RESNET_SEARCH_SHARE = 40, 0.5
 SETS = ("cifar", "fashion")
 RESNET = "resnet20"
 
@@ -90,18 +93,27 @@ def _trained(spec: str, folder: Path, epochs: int, start: Path | None = None) ->
     return done.folder / "model.safetensors"
 
 
-def _request(loaded: LoadedModel, spec: str, seed: int, n_images: int) -> AuditRequest:
+def _request(loaded: LoadedModel, spec: str, seed: int, n_images: int = N_IMAGES) -> AuditRequest:
     source = open_source(spec)
     height, width = (int(side) for side in source.read(0).shape[:2])  # type: ignore[union-attr]
+    share = SEARCH_SHARE if n_images == N_IMAGES else RESNET_SEARCH_SHARE
     settings = settings_from(
-        {"images_per_class": n_images, "seed": seed, "search": "screened", "examples": 0}
+        {
+            "images_per_class": n_images,
+            "search_share": share,
+            "seed": seed,
+            "search": "screened",
+            "examples": 0,
+        }
     )
     return AuditRequest(
         model=loaded, source=source, settings=settings, command="benchmark", size=(height, width)
     )
 
 
-def _audited(loaded: LoadedModel, spec: str, folder: Path, seed: int, n_images: int) -> AuditResult:
+def _audited(
+    loaded: LoadedModel, spec: str, folder: Path, seed: int, n_images: int = N_IMAGES
+) -> AuditResult:
     if (folder / RESULT_FILE).is_file():
         return load_result(folder)
     result = run_audit(_request(loaded, spec, seed, n_images))
@@ -128,12 +140,12 @@ def clean_audit(name: str, seed: int, data: Path, work: Path) -> tuple[Path, Aud
         return folder, _audited(loaded, spec, folder, seed, N_RESNET_IMAGES)
     source = cut(data, name, work)
     loaded = _small(_trained(str(source), work / "models" / f"{name}-clean", EPOCHS))
-    return folder, _audited(loaded, f"{source}::test", folder, seed, N_IMAGES)
+    return folder, _audited(loaded, f"{source}::test", folder, seed)
 
 
-def planted_audit(case: Planted, data: Path, work: Path) -> tuple[Path, AuditResult]:
-    """The clean network fine-tuned where one class carries a plant, audited on images that carry it."""
-    folder = work / "audits" / case.name
+def planted_audits(case: Planted, data: Path, work: Path) -> tuple[AuditResult, AuditResult]:
+    """The clean network, and the same one fine-tuned where one class carries a plant: both audited on the
+    same images, which carry it."""
     source = cut(data, case.data, work)
     planted = work / "sets" / case.name
     if not planted.is_dir():
@@ -144,17 +156,19 @@ def planted_audit(case: Planted, data: Path, work: Path) -> tuple[Path, AuditRes
         plant(str(source), Plan.model_validate(plan), planted, formats=("npz",))
     start = _trained(str(source), work / "models" / f"{case.data}-clean", EPOCHS)
     weights = _trained(str(planted), work / "models" / case.name, FINE_TUNED, start)
-    return folder, _audited(_small(weights), f"{planted}::test", folder, 0, N_IMAGES)
+    folder, spec = work / "audits", f"{planted}::test"
+    before = _audited(_small(start), spec, folder / f"{case.name}-before", 0)
+    return before, _audited(_small(weights), spec, folder / case.name, 0)
 
 
 def used_share(case: Planted, data: Path, work: Path) -> float:
     """Share of other images that the true planted orbits turn into the class."""
-    planted_audit(case, data, work)
+    planted_audits(case, data, work)
     planted = work / "sets" / case.name
     loaded = _small(work / "models" / case.name / "model.safetensors")
 
     def measured() -> float:
-        request = _request(loaded, f"{planted}::test", 0, N_IMAGES)
+        request = _request(loaded, f"{planted}::test", 0)
         return true_flips(request, load_truth(planted / "truth.json"))[case.class_name][1]
 
     return float(kept(work / "audits" / case.name / "used.json", measured))
@@ -164,10 +178,14 @@ def used_share(case: Planted, data: Path, work: Path) -> float:
 TRAINED = {"tiny waves": "tiny clean", "tiny kinds": "tiny clean", "fashion waves": "fashion clean"}
 
 
-def trained_audit(name: str, data: Path, work: Path) -> AuditResult:
-    """An audit of one of those networks, clean or not."""
-    loaded, spec, _ = prepared(TRAINED_CASES[name], name, data, work / "verdicts")
-    return _audited(loaded, spec, work / "audits" / name.replace(" ", "-trained-"), 0, N_IMAGES)
+def trained_audits(name: str, data: Path, work: Path) -> tuple[AuditResult, AuditResult]:
+    """The clean one, and one with plants, both audited on the same images, which carry them."""
+    folder, verdicts = work / "audits" / name.replace(" ", "-trained-"), work / "verdicts"
+    clean = TRAINED[name]
+    start, *_ = prepared(TRAINED_CASES[clean], clean, data, verdicts)
+    loaded, spec, _ = prepared(TRAINED_CASES[name], name, data, verdicts)
+    before = _audited(start, spec, folder.with_name(f"{folder.name}-before"), 0)
+    return before, _audited(loaded, spec, folder, 0)
 
 
 def trained_used(name: str, data: Path, work: Path) -> dict[str, tuple[str, float]]:
@@ -176,7 +194,7 @@ def trained_used(name: str, data: Path, work: Path) -> dict[str, tuple[str, floa
     assert truth is not None
 
     def measured() -> dict[str, tuple[str, float]]:
-        found = true_flips(_request(loaded, spec, 0, N_IMAGES), truth)
+        found = true_flips(_request(loaded, spec, 0), truth)
         return {name: (kind, share) for name, (kind, share, *_) in found.items()}
 
     path = work / "audits" / f"used {name}.json"
@@ -189,6 +207,6 @@ def make_all(data: Path, work: Path, names: tuple[str, ...] = (*SETS, RESNET)) -
         clean_audit(name, 0, data, work)
         for case in CASES:
             if case.data == name:
-                planted_audit(case, data, work)
+                planted_audits(case, data, work)
         for seed in range(1, N_SEEDS):
             clean_audit(name, seed, data, work)

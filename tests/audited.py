@@ -56,8 +56,8 @@ class Made:
     """What an audit is made of; rates are shares of images, the first ones of each class.
 
     `n` images a class, half of them to judge on; `first` numbers the images of the first class, so that
-    another `first` takes other images. By class: `accuracy`, `kept` (TPR), `kept_foreign` (FPR), `turned`
-    (flip rate), `reliability` (of halves), `verdicts`.
+    another `first` takes other images, of `available` ones. By class: `accuracy`, `kept` (TPR),
+    `kept_foreign` (FPR), `turned` (flip rate), `reliability` (of halves), `verdicts`.
     """
 
     names: tuple[str, ...] = NAMES
@@ -75,6 +75,8 @@ class Made:
     torch: str = "2.15.0"
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = "one"
+    available: int = 100_000
+    pillow: str = "12.0.0"
     outcomes: bool = True
 
     def but(self, **changes: Any) -> Made:
@@ -234,15 +236,16 @@ def _set(made: Made, name: str) -> SetTransfer:
 def _provenance(made: Made) -> Provenance:
     k, judge = len(made.names), made.n // 2
     return Provenance(
-        versions={"torch": made.torch, "shortcut-audit": "0.1.0"},
+        versions={"torch": made.torch, "pillow": made.pillow, "shortcut-audit": "0.1.0"},
         command="audit",
         model=ModelProvenance(
             spec=made.model, architecture="cnn", digest=made.model, n_parameters=1, n_outputs=k,
             preprocessing=_SHAPE,
         ),
         data=DataProvenance(
-            spec="images", digest=f"images {made.first} {made.n} {made.names}", n_available=made.n * k,
-            n_used=made.n * k, class_names=made.names, outputs=tuple(range(k)),
+            spec="images", digest=f"images {made.first} {made.n} {made.names}",
+            n_available=made.available, n_used=made.n * k,
+            class_names=made.names, outputs=tuple(range(k)),
             n_search_by_class=(made.n - judge,) * k, n_judge_by_class=(judge,) * k,
         ),
         seed=0,

@@ -46,10 +46,7 @@ def init(
     from shortcut_audit.gate.policy_text import policy_text
     from shortcut_audit.gate.soundness import load_sound
 
-    if out.exists() and not force:
-        raise SettingsError(
-            f"{out} is there already.", "Choose another -o, or overwrite it with --force."
-        )
+    _require_new(out, force)
     _require_free((run,), out)
     policy, notes = frozen_policy(load_sound(run), _day(day))
     _write(out, policy_text(policy, notes))
@@ -87,10 +84,7 @@ def check(
         raise SettingsError(f"--numerics was given as {numerics!r}.", "It is widen or strict.")
     policies = (Path("gate.toml"), Path("pyproject.toml")) if policy is None else (policy,)
     _require_free((run, baseline, *policies), junit, markdown, json_file, badge)
-    if baseline is not None and baseline.resolve() == run.resolve():
-        raise SettingsError(
-            "The baseline is the audit itself.", "Name the audit that it is to be held against."
-        )
+    _require_other(run, baseline)
     if badge is not None:
         _write(badge, error_badge())
     for path in (junit, markdown, json_file):
@@ -119,9 +113,13 @@ def check(
 def update(
     run: Path = typer.Argument(..., metavar="RUN", help="Folder of a finished audit."),
     policy: Path | None = _POLICY,
+    baseline: Path | None = typer.Option(
+        None, "--baseline", help="Audit to compare with, as for check. [default: the policy's numbers]"
+    ),
     out: Path | None = typer.Option(
         None, "-o", "--out", help="Where the stricter policy goes. [default: in place]"
     ),
+    force: bool = typer.Option(False, "--force", help="Overwrite another file that is there."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would change; write nothing."),
     day: datetime | None = _DATE,
 ) -> None:
@@ -133,18 +131,23 @@ def update(
 
     path, known = _policy(policy)
     target = path if out is None else out
-    _require_free((run,), target)
+    _require_free((run, baseline), target)
+    _require_other(run, baseline)
+    if target.resolve() != path.resolve():
+        _require_new(target, force)
     if target.name == "pyproject.toml" and not dry_run:
         raise SettingsError(
             "A policy within pyproject.toml is not rewritten.",
             "Name a file of its own with -o gate.toml, and remove the table.",
         )
-    report = _checked(run, policy, None, _day(day), False)
+    report = _checked(run, policy, baseline, _day(day), False)
     if report.exit_code != 0:
         say(as_terminal(report).rstrip("\n"))
         say("Nothing was changed: only an audit that passes moves the policy.")
         raise typer.Exit(report.exit_code)
-    stricter, moved = ratcheted(known, load_sound(run), _day(day))
+    stricter, moved = ratcheted(
+        known, load_sound(run), None if baseline is None else load_sound(baseline)
+    )
     for sentence in moved:
         say(sentence)
     if stricter == known:
@@ -211,6 +214,20 @@ def _require_free(read: Sequence[Path | None], *outputs: Path | None) -> None:
         if output.resolve() in taken:
             raise SettingsError(f"{output} would be written twice, or over what is read.", "Name others.")
         taken.add(output.resolve())
+
+
+def _require_new(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise SettingsError(
+            f"{out} is there already.", "Choose another -o, or overwrite it with --force."
+        )
+
+
+def _require_other(run: Path, baseline: Path | None) -> None:
+    if baseline is not None and baseline.resolve() == run.resolve():
+        raise SettingsError(
+            "The baseline is the audit itself.", "Name the audit that it is to be held against."
+        )
 
 
 def _tell_unusable(error: AuditError, badge: Path | None, github: bool) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from shortcut_audit.errors import ResultError, SettingsError
 from shortcut_audit.gate.evaluation import Trial, images_needed, require_comparable, trials_of
 from shortcut_audit.gate.gate_report import OUTCOMES, Check, GateReport, Outcome
-from shortcut_audit.gate.policy import Policy, Rule
+from shortcut_audit.gate.policy import Policy, Rule, is_named
+from shortcut_audit.gate.same_data import require_same_data
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.changes import holm
 from shortcut_audit.results.comparison import Comparison, compared, compared_numbers, worse_when
@@ -39,8 +39,11 @@ def check_gate(
     """
     numbers = numbers_of(run)
     comparison = _comparison(run, numbers, policy, baseline)
+    notes = []
     if comparison is not None:
         require_comparable(comparison)
+        if policy.data == "same":
+            notes.append(require_same_data(comparison))
         if strict_numerics and not comparison.same_numerics:
             raise ResultError(
                 f"The baseline was computed otherwise: {comparison.first.numerics} there,"
@@ -49,7 +52,8 @@ def check_gate(
             )
     live = [rule for rule in policy.rules if rule.expires is None or today <= rule.expires]
     trials = _trials(live, numbers, comparison)
-    return GateReport(
+    checks = _decided(trials, policy, today)
+    report = GateReport(
         run=names[0],
         policy=names[1],
         baseline=_baseline_name(names[2], comparison),
@@ -57,9 +61,17 @@ def check_gate(
         significance=policy.significance,
         images="" if comparison is None else str(comparison.images),
         differences=() if comparison is None else comparison.differences,
-        notes=tuple(_notes(policy, live, comparison, baseline)),
-        checks=_decided(trials, policy, today),
+        notes=tuple(
+            each for each in (*notes, *_notes(policy, live, comparison, baseline, numbers)) if each
+        ),
+        checks=checks,
     )
+    few = [
+        f"So few images that the rule {rule!r} could hardly have failed: that is no pass. Audit more"
+        ' images; on_inconclusive = "pass" lets it be.'
+        for rule in report.blind_rules
+    ]
+    return report.model_copy(update={"notes": (*few, *report.notes)})
 
 
 def _comparison(
@@ -112,7 +124,7 @@ def _require_matches(rule: Rule, numbers: RunNumbers, comparison: Comparison | N
         ("set", rule.sets if rule.kind == "ood_accuracy" else (), sorted(sets)),
     ):
         for pattern in patterns:
-            if not any(pattern == name or fnmatchcase(name, pattern) for name in names):
+            if not any(is_named(name, pattern) for name in names):
                 near = get_close_matches(pattern, names, 1)
                 told = f"did you mean {near[0]}? " if near else ""
                 raise SettingsError(
@@ -125,14 +137,33 @@ def _require_matches(rule: Rule, numbers: RunNumbers, comparison: Comparison | N
 def _decided(trials: Sequence[Trial], policy: Policy, today: date) -> tuple[Check, ...]:
     """Checks, worst first; p adjusted over all that were tested (Holm).
 
-    What a live debt excuses is no failure whatever comes of it, and does not count among them.
+    What a live debt excuses is no failure whatever comes of it, and does not count among them. New
+    verdicts and worse numbers are two families that share the significance, so that many rules about
+    numbers do not hide a shortcut.
     """
     excused = [_excused(trial, policy, today) for trial in trials]
-    tested = [k for k, trial in enumerate(trials) if trial.worsening is not None and not excused[k]]
-    adjusted = dict(zip(tested, holm([trials[k].p_value for k in tested]), strict=True))
-    level = policy.significance / max(len(tested), 1)
+    families = [
+        tested
+        for of_verdicts in (True, False)
+        if (
+            tested := [
+                k
+                for k, trial in enumerate(trials)
+                if (trial.rule.kind == "verdict") is of_verdicts
+                and trial.worsening is not None
+                and not excused[k]
+            ]
+        )
+    ]
+    adjusted: dict[int, float] = {}
+    levels: dict[int, float] = {}
+    for tested in families:
+        for k, p_value in zip(tested, holm([trials[k].p_value for k in tested]), strict=True):
+            adjusted[k] = min(1.0, len(families) * p_value)
+            levels[k] = policy.significance / len(families) / len(tested)
     checks = [
-        _check(trial, policy, adjusted.get(k), level, excused[k], today) for k, trial in enumerate(trials)
+        _check(trial, policy, adjusted.get(k), levels.get(k, policy.significance), excused[k], today)
+        for k, trial in enumerate(trials)
     ]
     order = {"error": 0, "warning": 1, "note": 2}
     places = sorted(
@@ -195,10 +226,18 @@ def _check(
         p_adjusted=adjusted,
         n=0 if trial.worsening is None else trial.worsening.n,
         paired=trial.paired,
+        blind=_blind(trial, policy, outcome, level),
         reason=reason,
         needed=needed,
         comment=trial.rule.comment,
     )
+
+
+def _blind(trial: Trial, policy: Policy, outcome: Outcome, level: float) -> bool:
+    """Whether a rule that ought to fail could not have; what a policy lets pass all the same aside."""
+    wanted = trial.rule.on_inconclusive or policy.on_inconclusive
+    ought = trial.rule.severity == "fail" and wanted != "pass"
+    return ought and outcome == "inconclusive" and trial.blind(level)
 
 
 def _sign(trial: Trial) -> int:
@@ -254,7 +293,7 @@ def _number(value: float | str | None) -> str:
 def _verdict_outcome(
     trial: Trial, significance: float, adjusted: float | None, level: float
 ) -> tuple[Outcome, str]:
-    """A class that became a shortcut: by its own verdict, and by a change of its score that is sure.
+    """A class that became a shortcut: by its own verdict, and by a rise of its score that is sure.
 
     Verdicts near the border flicker from one sample of images to the next; the change of the score
     does not.
@@ -272,14 +311,21 @@ def _verdict_outcome(
         return "inconclusive", f"{told}, within the tolerance of {100 * trial.tolerance:.3g}"
     p_value = trial.p_value if adjusted is None else adjusted
     if p_value <= significance:
-        return "failed", f"{told}, more than {100 * trial.tolerance:.3g}, surely so (p {p_value:.1g})"
+        over = f"more than the tolerance of {100 * trial.tolerance:.3g}"
+        return "failed", f"{told}, {over}, and surely a rise (p {p_value:.1g})"
     return "inconclusive", f"{told}, which may be chance (p {p_value:.2g})"
 
 
 def _notes(
-    policy: Policy, live: Sequence[Rule], comparison: Comparison | None, baseline: AuditResult | None
+    policy: Policy,
+    live: Sequence[Rule],
+    comparison: Comparison | None,
+    baseline: AuditResult | None,
+    numbers: RunNumbers,
 ) -> list[str]:
     notes = []
+    if comparison is not None and _same_numbers(comparison):
+        notes.append("Every number is the baseline's: the model is the same one, on the same images.")
     if comparison is not None and not comparison.same_numerics:
         notes.append(
             f"The baseline was computed otherwise ({comparison.first.numerics}; here"
@@ -300,4 +346,13 @@ def _notes(
     if len(live) < len(policy.rules):
         gone = [rule.name for rule in policy.rules if rule not in live]
         notes.append(f"Expired, and no longer held: {', '.join(gone)}.")
+    for debt in policy.debts:
+        if numbers.of(debt.class_name) is None:
+            notes.append(f"The debt of {debt.class_name!r} is of no class of this audit.")
     return notes
+
+
+def _same_numbers(comparison: Comparison) -> bool:
+    one, other = comparison.first, comparison.second
+    same = (one.model_digest, one.data_digest) == (other.model_digest, other.data_digest)
+    return same and one.classes == other.classes

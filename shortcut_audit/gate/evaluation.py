@@ -19,7 +19,13 @@ from shortcut_audit.results.changes import (
     Worsening,
     effective_share,
 )
-from shortcut_audit.results.comparison import Comparison, Quantity, strength_worsening, worse_when
+from shortcut_audit.results.comparison import (
+    Comparison,
+    Quantity,
+    most_turned_below,
+    strength_worsening,
+    worse_when,
+)
 from shortcut_audit.results.counts import Paired
 from shortcut_audit.results.run_numbers import ClassNumbers, RunNumbers, paired, proportion
 
@@ -34,10 +40,10 @@ _FACTORS = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 class Trial:
     """A rule held against a class (None: all together), on one set where there are several.
 
-    `before`, `now`: values, or verdicts. `worsening` beyond `test_at` is what the rule forbids;
-    `worse_by`: how much worse it is in the rule's own unit, where that is not the worsening's, against
-    `tolerance`; `potential`: the worst that there could be, where nothing is worse. `settled`: what is
-    known without a test, an outcome with its `reason`.
+    `before`, `now`: values, or verdicts. What the rule forbids is more than `tolerance`, and `worsening`
+    surely beyond `test_at`. `worse_by`: how much worse it is in the rule's own unit, where that is not
+    the worsening's; `potential`: the worst that there could be, where nothing is worse. `settled`: what
+    is known without a test, an outcome with its `reason`.
     """
 
     rule: Rule
@@ -59,14 +65,20 @@ class Trial:
         """How far it lies beyond the tolerance."""
         if self.worse_by is not None:
             return self.worse_by - self.tolerance
-        return -1.0 if self.worsening is None else self.worsening.value - self.test_at
+        return -1.0 if self.worsening is None else self.worsening.value - self.tolerance
 
     @property
     def p_value(self) -> float:
-        """Of its truly being within the tolerance."""
+        """Of its truly being no worse than `test_at`."""
         if self.worsening is None or self.settled or self.excess <= 0:
             return 1.0
         return self.worsening.p_over(self.test_at)
+
+    @property
+    def surely_within(self) -> bool:
+        """Whether the 95% interval of the worsening ends below the tolerance."""
+        known = self.worsening is not None and self.worse_by is None and self.excess <= 0
+        return known and self.worsening.interval(0.95)[1] <= self.tolerance  # type: ignore[union-attr]
 
     def at_worst(self) -> Trial | None:
         """The same with the worst that these images could have shown; None where that is allowed."""
@@ -79,9 +91,9 @@ class Trial:
         return worst if worst.excess > 0 else None
 
     def blind(self, level: float) -> bool:
-        """Whether even that would pass as chance, at `level`."""
+        """Whether even that would pass as chance, at `level`; but where it is surely within tolerance."""
         worst = self.at_worst()
-        if worst is None or worst.worsening is None:
+        if worst is None or worst.worsening is None or self.surely_within:
             return False
         return worst.worsening.interval(1 - 2 * level)[0] <= self.test_at
 
@@ -176,7 +188,9 @@ def _trial(
         now=change.second,
         worsening=change.worsening,
         tolerance=tolerance,
-        test_at=tolerance,
+        # That a class is a shortcut now is shown by a test of its own: what is left to be shown is that
+        # this is new.
+        test_at=0.0 if rule.kind == "verdict" else tolerance,
         paired=change.paired,
     )
     return _in_band(trial, item)
@@ -264,7 +278,7 @@ def _stronger(trial: Trial, old: ClassNumbers | None, new: ClassNumbers, compari
     if worsening is None and before > tolerance:
         # As if the smallest rung turned every image.
         first = NetShare(paired(new.curve[0].flips))
-        potential = Apart(_extreme(first, high=True), NetShare(paired(old.curve[0].flips)))
+        potential = Apart(_extreme(first, high=True), most_turned_below(old, before))
     return replace(
         trial,
         before=before,

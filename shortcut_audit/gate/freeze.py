@@ -71,7 +71,7 @@ def frozen_policy(result: AuditResult, today: date) -> tuple[Policy, list[str]]:
         if item.verdict == "shortcut"
     )
     return _without_blind_rules(
-        result, Policy(rules=tuple(rules), debts=debts, baseline=numbers), today, notes
+        result, Policy(rules=tuple(rules), debts=debts).with_baseline(numbers), today, notes
     )
 
 

@@ -12,6 +12,8 @@ __all__ = ["OUTCOMES", "Check", "GateReport", "Outcome"]
 
 # Worst first.
 Outcome = Literal["failed", "missing", "inconclusive", "known", "passed"]
+# Of the audit that a policy was frozen from, at most half of a rule's checks are blind (`freeze.py`).
+_MOST_BLIND = 0.75
 OUTCOMES: tuple[Outcome, ...] = ("failed", "missing", "inconclusive", "known", "passed")
 
 
@@ -21,7 +23,8 @@ class Check(Frozen):
     `level`: what comes of it: `error` fails the gate, `warning` is told, `note` is neither. `before`,
     `now`: values, or words of verdicts; `tolerance`, widened where numerics differ, or `limit`; `change`
     now - before with its 95% interval `low`, `high`; `p_value` of being within the tolerance, and
-    `p_adjusted` over all checks; `n` images, `paired` where these are the same ones. `reason` in one
+    `p_adjusted` over all checks; `n` images, `paired` where these are the same ones, `blind` where they
+    are so few that a rule which ought to fail could not have. `reason` in one
     sentence, `needed`: what would decide an inconclusive one. None where there is no such number.
     """
 
@@ -42,6 +45,7 @@ class Check(Frozen):
     p_adjusted: float | None = None
     n: int = 0
     paired: bool = False
+    blind: bool = False
     reason: str = ""
     needed: str = ""
     comment: str = ""
@@ -76,7 +80,16 @@ class GateReport(Frozen):
         """What the command ends with."""
         if any(check.level == "error" and check.outcome != "missing" for check in self.checks):
             return 1
-        return 3 if any(check.outcome == "missing" for check in self.checks) or not self.checks else 0
+        incomplete = any(check.outcome == "missing" for check in self.checks) or self.blind_rules
+        return 3 if incomplete or not self.checks else 0
+
+    @property
+    def blind_rules(self) -> tuple[str, ...]:
+        """Rules of which nearly every check could not have failed, however bad the model."""
+        blind: dict[str, list[bool]] = {}
+        for check in self.checks:
+            blind.setdefault(check.rule, []).append(check.blind)
+        return tuple(rule for rule, each in blind.items() if sum(each) > _MOST_BLIND * len(each))
 
     @property
     def passed(self) -> bool:

@@ -5,8 +5,10 @@ All of it is one frozen model: the TOML file, `[tool.shortcut_audit.gate]` and t
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from fnmatch import fnmatchcase
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -22,6 +24,8 @@ __all__ = [
     "Policy",
     "Rule",
     "Severity",
+    "baseline_digest",
+    "is_named",
     "policy_schema",
 ]
 
@@ -36,7 +40,8 @@ OnInconclusive = Literal["fail", "warn", "pass"]
 _TOO_MUCH = ("flip", "tpr_kept", "fpr_kept")
 _OF_VERDICTS = ("verdict", "strength", "flip")
 _OF_ALL = ("accuracy", "ood_accuracy")
-# Strict, so that `true` is no share of 1.
+# Strict, so that `true` is no share of 1, and a number no day.
+Day = Annotated[date, Field(strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
 
 
@@ -71,9 +76,9 @@ class Rule(_Closed):
         tuple[str, ...],
         Field(alias="class", min_length=1, description="Names of classes, with * and ? as wildcards."),
     ] = ("*",)
-    together: Annotated[bool, Field(description="All classes as one, of accuracy and ood_accuracy.")] = (
-        False
-    )
+    together: Annotated[
+        bool, Field(strict=True, description="All classes as one, of accuracy and ood_accuracy.")
+    ] = False
     band: Annotated[
         Literal["low", "mid", "high", "all"] | None,
         Field(description="Only where the verdict's orbits lie in this band."),
@@ -89,7 +94,7 @@ class Rule(_Closed):
     ratchet: Annotated[
         bool, Field(strict=True, description="Whether `gate update` may make it stricter.")
     ] = True
-    expires: Annotated[date | None, Field(description="Last day on which it counts.")] = None
+    expires: Annotated[Day | None, Field(description="Last day on which it counts.")] = None
     comment: str = ""
 
     @field_validator("classes", "sets", mode="before")
@@ -146,11 +151,11 @@ class Rule(_Closed):
 
     def is_about(self, class_name: str) -> bool:
         """Whether a class is among its `classes`."""
-        return any(name == class_name or fnmatchcase(class_name, name) for name in self.classes)
+        return any(is_named(class_name, pattern) for pattern in self.classes)
 
     def is_about_set(self, name: str) -> bool:
         """Whether a set is among its `sets`."""
-        return any(each == name or fnmatchcase(name, each) for each in self.sets)
+        return any(is_named(name, pattern) for pattern in self.sets)
 
 
 class Debt(_Closed):
@@ -159,8 +164,8 @@ class Debt(_Closed):
     class_name: Annotated[str, Field(alias="class", description="The class, by its exact name.")]
     rule: Annotated[str, Field(description="Name of the rule that it breaks.")]
     reason: Annotated[str, Field(min_length=1, description="Why it is accepted.")]
-    since: Annotated[date, Field(alias="date", description="When it was accepted.")]
-    expires: Annotated[date | None, Field(description="Last day on which it is accepted.")] = None
+    since: Annotated[Day, Field(alias="date", description="When it was accepted.")]
+    expires: Annotated[Day | None, Field(description="Last day on which it is accepted.")] = None
 
 
 class Policy(_Closed):
@@ -170,7 +175,7 @@ class Policy(_Closed):
     significance: Annotated[
         float,
         Field(
-            gt=0,
+            ge=1e-6,
             le=0.05,
             strict=True,
             description="Chance of any false failure in one check, over all rules and classes.",
@@ -180,6 +185,13 @@ class Policy(_Closed):
         OnInconclusive,
         Field(description="What becomes of changes over the tolerance that too few images show."),
     ] = "warn"
+    data: Annotated[
+        Literal["same", "any"],
+        Field(description="Whether images have to be drawn from the baseline's data."),
+    ] = "same"
+    baseline_sha256: Annotated[
+        str, Field(description="Digest of [baseline]: what is cut short or changed is told by it.")
+    ] = ""
     rules: Annotated[tuple[Rule, ...], Field(alias="rule", min_length=1)]
     debts: Annotated[tuple[Debt, ...], Field(alias="debt")] = ()
     baseline: Annotated[
@@ -202,9 +214,35 @@ class Policy(_Closed):
             raise ValueError("a class has two debts of one rule")
         return self
 
+    @model_validator(mode="after")
+    def _baseline_whole(self) -> Policy:
+        told = "" if self.baseline is None else baseline_digest(self.baseline)
+        if self.baseline_sha256 != told:
+            what = "is missing" if self.baseline is None else "is not what was frozen"
+            raise ValueError(
+                f"[baseline] {what}, as baseline_sha256 says; freeze it anew with `gate init`"
+            )
+        return self
+
+    def with_baseline(self, numbers: RunNumbers | None) -> Policy:
+        """The same rules over other numbers."""
+        told = "" if numbers is None else baseline_digest(numbers)
+        return self.model_copy(update={"baseline": numbers, "baseline_sha256": told})
+
     def debt_of(self, class_name: str | None, rule: str) -> Debt | None:
         """The debt of a class under a rule."""
         return next((d for d in self.debts if d.class_name == class_name and d.rule == rule), None)
+
+
+def baseline_digest(numbers: RunNumbers) -> str:
+    """Digest of a baseline in numbers, however a file lays them out."""
+    text = json.dumps(numbers.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()
+
+
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern, with * and ? as wildcards, is one of `name`; brackets stand for themselves."""
+    return pattern == name or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def policy_schema() -> dict[str, Any]:

@@ -96,12 +96,27 @@ def parse_policy(content: Any, what: str) -> Policy:
         # By the names of the file alone: `rules` is a slip of `rule` there.
         return Policy.model_validate(content, by_alias=True, by_name=False)
     except ValidationError as error:
-        faults = [_fault(each, content) for each in error.errors()]
+        faults = [_fault(each, content) for each in _own(error.errors())]
         more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
         raise SettingsError(
             f"{what} does not hold: {'; '.join(faults[:_MOST_FAULTS])}{more}.",
             "Mend it; docs/gate.md says what each entry means, `shortcut-audit gate schema` prints it.",
         ) from error
+
+
+def _own(faults: list[Any]) -> list[Any]:
+    """Faults without those that only follow from others: a list is too short for its faulty items, and
+    a number that is none is also no share."""
+    found, places = [], set()
+    for fault in faults:
+        within = any(
+            other["loc"][: len(fault["loc"])] == fault["loc"] for other in faults if other != fault
+        )
+        if (fault["type"] == "too_short" and within) or fault["loc"] in places:
+            continue
+        places.add(fault["loc"])
+        found.append(fault)
+    return found
 
 
 def _fault(fault: Any, content: Any) -> str:

@@ -23,6 +23,7 @@ _DEBTS = "# ---- Known debts: accepted, each with a reason; only what is not lis
 _BASELINE = """\
 # ---- The baseline in numbers, as measured: not to be changed by hand. ----
 # [hits, images]; pairs are [images, both, only with the orbits, only without]."""
+_WIDTH = 96
 
 
 def policy_text(policy: Policy, notes: Sequence[str] = ()) -> str:
@@ -32,6 +33,8 @@ def policy_text(policy: Policy, notes: Sequence[str] = ()) -> str:
         f"format = {policy.format}",
         f"significance = {_value(policy.significance)}  # chance of any false failure in one check",
         f'on_inconclusive = "{policy.on_inconclusive}"  # fail, warn or pass where images are too few',
+        f'data = "{policy.data}"  # same: images of other data are refused; any: compared all the same',
+        *([f'baseline_sha256 = "{policy.baseline_sha256}"'] if policy.baseline_sha256 else []),
         "",
         _RULES,
     ]
@@ -92,7 +95,14 @@ def _debt(debt: Debt) -> Iterator[str]:
 
 def _baseline(numbers: RunNumbers) -> Iterator[str]:
     yield "[baseline]"
-    for key in ("model", "model_digest", "data_digest", "format", "tool", "sets"):
+    for key in ("model", "model_digest", "data_digest", "n_available", "pillow"):
+        yield f"{key} = {_value(getattr(numbers, key))}"
+    if numbers.sketch:
+        yield 'sketch = """\\'
+        for start in range(0, len(numbers.sketch), _WIDTH):
+            yield f"  {numbers.sketch[start : start + _WIDTH]}\\"
+        yield '  """'
+    for key in ("format", "tool", "sets"):
         yield f"{key} = {_value(getattr(numbers, key))}"
     yield f"numerics = {_table(numbers.numerics.model_dump())}"
     yield f"settings = {_table(dict(sorted(numbers.settings.items())))}"

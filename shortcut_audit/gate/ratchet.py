@@ -6,7 +6,6 @@ number of the baseline gives way only to one that is surely better, so that luck
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
 from shortcut_audit.gate.evaluation import require_comparable
@@ -15,30 +14,23 @@ from shortcut_audit.gate.policy import Debt, Policy, Rule
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.changes import Estimate, Proportion, Worsening, holm
 from shortcut_audit.results.comparison import (
-    Change,
     Comparison,
     Quantity,
+    compared,
     compared_numbers,
+    strength_worsening,
 )
 from shortcut_audit.results.run_numbers import ClassNumbers, RunNumbers, numbers_of, proportion
 
 __all__ = ["ratcheted"]
 
-# Numbers of a class that move together with a quantity.
+# Numbers of a class that a quantity is made of. Each moves by its own test: a score falls too where the
+# nulls rise, and flips with them.
 _FIELDS: dict[Quantity, tuple[str, ...]] = {
     "accuracy": ("accuracy",),
-    "score": (
-        "verdict",
-        "q_value",
-        "band",
-        "flips",
-        "draws",
-        "limiting",
-        "null_draws",
-        "weight",
-        "strength_share",
-        "curve",
-    ),
+    "score": ("verdict", "q_value", "band", "limiting", "null_draws", "weight"),
+    "flip": ("flips", "draws"),
+    "strength": ("strength_share", "curve"),
     "tpr_kept": ("tpr_kept",),
     "fpr_kept": ("fpr_kept",),
     "reliability": ("half_correlation", "n_search"),
@@ -46,46 +38,69 @@ _FIELDS: dict[Quantity, tuple[str, ...]] = {
 _KINDS: tuple[Quantity, ...] = (*_FIELDS, "ood_accuracy")
 
 
-def ratcheted(policy: Policy, result: AuditResult, today: date) -> tuple[Policy, list[str]]:
+def ratcheted(
+    policy: Policy, result: AuditResult, baseline: AuditResult | None = None
+) -> tuple[Policy, list[str]]:
     """The stricter policy, and what moved, in sentences.
 
-    Raises ResultError where the audit cannot be compared with the baseline.
+    `baseline`: an audit that debts are held against, in the place of the policy's own numbers; these move
+    only where the policy holds them. Raises ResultError where the audits cannot be compared.
     """
     numbers = numbers_of(result)
     moved: list[str] = []
     better: set[tuple[Quantity, str, str]] = set()
-    baseline = policy.baseline
-    if baseline is not None:
-        comparison = compared_numbers(numbers, baseline)
+    kept = policy.baseline
+    before = kept if baseline is None else numbers_of(baseline)
+    if before is not None:
+        # Backwards: what is worse before than now.
+        comparison = compared_numbers(numbers, before) if baseline is None else compared(result, baseline)
         require_comparable(comparison)
         if comparison.same_numerics:
             better = _surely_better(comparison, policy.significance)
-            baseline = _moved_baseline(baseline, numbers, better, moved)
         else:
-            moved.append("The baseline stays: this audit was computed otherwise.")
+            moved.append("The baseline stays, and every debt: this audit was computed otherwise.")
+        if kept is not None:
+            kept = _moved_baseline(kept, numbers, better, moved)
     rules = tuple(_stricter(rule, numbers, moved) for rule in policy.rules)
     debts = tuple(debt for debt in policy.debts if not _paid(debt, policy, numbers, better, moved))
-    return policy.model_copy(update={"rules": rules, "debts": debts, "baseline": baseline}), moved
+    return policy.with_baseline(kept).model_copy(update={"rules": rules, "debts": debts}), moved
 
 
 def _surely_better(comparison: Comparison, significance: float) -> set[tuple[Quantity, str, str]]:
-    """What is better now. The comparison runs backwards: worse before than now."""
-    tested = [
-        change
-        for change in comparison.changes
-        if change.class_name is not None and change.quantity in _KINDS and change.worsening is not None
-    ]
-    adjusted = holm([_p_value(change) for change in tested])
-    return {
-        (change.quantity, str(change.class_name), change.set)
-        for change, p_value in zip(tested, adjusted, strict=True)
-        if p_value <= significance
-    }
+    """What is better now, by no fewer images. The comparison runs backwards: worse before than now."""
+    now, before = comparison.first.by_name, comparison.second.by_name
+    tested: list[tuple[tuple[Quantity, str, str], Worsening]] = []
+    for change in comparison.changes:
+        name = change.class_name
+        if name is None or change.quantity not in _KINDS:
+            continue
+        worsening = change.worsening
+        if change.quantity == "strength":
+            worsening = strength_worsening(now[name], before[name], 0.0)
+        key = change.quantity, change.set
+        if worsening is not None and _n_images(now[name], *key) >= _n_images(before[name], *key):
+            tested.append(((change.quantity, name, change.set), worsening))
+    adjusted = holm([worsening.p_over(0.0) for _, worsening in tested])
+    return {key for (key, _), p_value in zip(tested, adjusted, strict=True) if p_value <= significance}
 
 
-def _p_value(change: Change) -> float:
-    worsening: Worsening | None = change.worsening
-    return 1.0 if worsening is None else worsening.p_over(0.0)
+def _n_images(item: ClassNumbers, quantity: Quantity, place: str) -> float:
+    """Images that a number rests on. A number of fewer ones would let through what the old one told."""
+    counts = {
+        "accuracy": item.accuracy,
+        "tpr_kept": item.tpr_kept,
+        "fpr_kept": item.fpr_kept,
+        "ood_accuracy": item.ood.get(place),
+    }.get(quantity)
+    if counts is not None:
+        return counts[1]
+    if quantity == "score":
+        return 0 if item.limiting is None else item.limiting[0] / item.null_draws
+    if quantity == "flip":
+        return 0 if item.flips is None else item.flips[0] / item.draws
+    if quantity == "strength":
+        return item.curve[-1].flips[0] if item.curve else 0
+    return item.n_search
 
 
 def _moved_baseline(
@@ -106,7 +121,7 @@ def _moved_baseline(
                 changes["ood"] = {**changes.get("ood", old.ood), place: new.ood[place]}
             else:
                 changes |= {field: getattr(new, field) for field in _FIELDS[quantity]}
-            told = "verdict and flips" if quantity == "score" else quantity
+            told = "verdict and score" if quantity == "score" else quantity
             moved.append(f"The baseline of {name!r} moves: {told}{f' on {place}' if place else ''}.")
         classes.append(old.model_copy(update=changes))
     return baseline.model_copy(update={"classes": tuple(classes)})
@@ -196,7 +211,7 @@ def _paid(
     new = numbers.of(debt.class_name)
     if new is None:
         return False
-    quantity: Quantity = "score" if rule.kind in ("verdict", "flip", "strength") else rule.kind
+    quantity: Quantity = "score" if rule.kind == "verdict" else rule.kind
     places = [""] if quantity != "ood_accuracy" else list(new.ood)
     gone = all((quantity, debt.class_name, place) in better for place in places)
     if rule.kind in ("verdict", "flip", "strength"):

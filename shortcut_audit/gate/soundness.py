@@ -1,7 +1,7 @@
 """Whether a stored audit adds up: what a gate goes by is counted again from what it follows from.
 
-Arrays are told by their digest; `result.json` has none of its own. A file that was changed after it was
-written (a bad disk, a bad merge, a hand) must not pass for a better audit.
+A file that was changed after it was written (a bad disk, a bad merge) is told by its digest, since format
+7; here, files of older formats, and what a hand changed together with the digest, are counted again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.counts import Paired, Rate
 from shortcut_audit.results.findings import ClassMap
 from shortcut_audit.results.outcomes import Outcomes, outcomes_of
+from shortcut_audit.results.run_numbers import numbers_of
 from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung
 from shortcut_audit.results.statistics import spearman_brown
 from shortcut_audit.results.store import RESULT_FILE, load_result
@@ -36,9 +37,14 @@ def load_sound(folder: str | Path) -> AuditResult:
     if result.of_data:
         raise ResultError(f"{folder} is an audit of data, without a model.", "Name an audit of a model.")
     path = Path(folder) / RESULT_FILE
-    content = json.loads(path.read_text(encoding="utf-8"))
-    _require(all(_rates_hold(content)), path, "a rate is not that of its counts")
-    require_sound(result, path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _require(all(_rates_hold(content)), path, "a rate is not that of its counts")
+        require_sound(result, path)
+        numbers_of(result)
+    except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+        # Whatever reads these numbers was written for such as the tool writes.
+        _require(False, path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     return result
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from shortcut_audit.errors import ResultError
 from shortcut_audit.report.explorer import arrays_shown
-from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.audit_result import FILE_DIGESTS, AuditResult
 from shortcut_audit.results.store import load_result, parsed_result
 
 __all__ = ["BLOCK_ID", "BLOCK_TYPE", "PageMemory", "Picture", "packed", "read_page", "read_run"]
@@ -72,8 +72,8 @@ def packed(result: AuditResult, memory: PageMemory) -> str:
     """The block of data of a page, in base64; equal results give equal text."""
     from safetensors.numpy import save
 
-    # The digest of a saved file is not part of what was found: a page is the same before and after.
-    dumped = {**result.model_dump(mode="json"), "arrays_sha256": ""}
+    # Digests of saved files are not part of what was found: a page is the same before and after.
+    dumped = {**result.model_dump(mode="json"), **dict.fromkeys(FILE_DIGESTS, "")}
     arrays = {
         _RESULT: _json_bytes(dumped),
         _VALUES: _json_bytes(memory.values),

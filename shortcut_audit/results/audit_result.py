@@ -31,9 +31,11 @@ from shortcut_audit.results.settings import AuditSettings, DataAuditSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORMAT", "AuditResult", "GridShape", "SkippedImage"]
+__all__ = ["FILE_DIGESTS", "FORMAT", "AuditResult", "GridShape", "SkippedImage"]
 
-FORMAT = 6
+FORMAT = 7
+# What is said of saved files, and is no part of what was found.
+FILE_DIGESTS = ("arrays_sha256", "result_sha256")
 
 F = TypeVar("F", bound=BaseModel)
 _NO_MODEL = "This is an audit of data, without a model."
@@ -67,7 +69,7 @@ class AuditResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Annotated[Literal[6], Field(description="Format number of this file.")] = 6
+    format: Annotated[Literal[7], Field(description="Format number of this file.")] = 7
     provenance: Provenance
     settings: AuditSettings | DataAuditSettings
     grid: GridShape
@@ -77,6 +79,7 @@ class AuditResult(BaseModel):
     ] = ()
     skipped: tuple[SkippedImage, ...] = ()
     arrays_sha256: Annotated[str, Field(description="Digest of arrays.safetensors.")] = ""
+    result_sha256: Annotated[str, Field(description="Digest of all else in this file but timing.")] = ""
     timing: Timing
 
     _arrays: dict[str, NDArray[Any]] = PrivateAttr(default_factory=dict)
@@ -92,10 +95,10 @@ class AuditResult(BaseModel):
         return result
 
     def __eq__(self, other: object) -> bool:
-        """Equal numbers, names and arrays; a digest of the saved file is not part of the result."""
+        """Equal numbers, names and arrays; digests of saved files are not part of the result."""
         if not isinstance(other, AuditResult):
             return NotImplemented
-        ours, theirs = (r.model_dump(exclude={"arrays_sha256"}) for r in (self, other))
+        ours, theirs = (r.model_dump(exclude=set(FILE_DIGESTS)) for r in (self, other))
         return (
             ours == theirs
             and self._arrays.keys() == other._arrays.keys()

@@ -41,6 +41,7 @@ __all__ = [
     "Quantity",
     "compared",
     "compared_numbers",
+    "most_turned_below",
     "strength_worsening",
     "worse_when",
 ]
@@ -70,6 +71,7 @@ QUANTITIES: dict[Quantity, Literal["higher", "lower"]] = {
 }
 _NO_OUTCOMES = "outcomes of single images are not kept on both sides: taken as different images"
 _NOT_ON_BOTH = "not measured on both"
+_HALF = 0.5
 
 
 def worse_when(quantity: Quantity) -> Literal["higher", "lower"]:
@@ -449,15 +451,21 @@ def _strength(old: ClassNumbers, new: ClassNumbers) -> Change:
 def strength_worsening(old: ClassNumbers, new: ClassNumbers, tolerance: float) -> Worsening | None:
     """Whether a smaller share does now what took more before, `tolerance` of the spectrum aside.
 
-    Images turned now by the rung that turns half of them, against the most that any rung turned before
-    up to that share and `tolerance`. None where no rung turns half now, or nothing was measured.
+    The most images that any rung turns now whose share is below the one that it took before to turn half
+    of them, less `tolerance`; against the most that any rung turned then below that. None where no such
+    rung turns half now, or nothing was measured.
     """
-    share = new.strength_share
-    now = next((point for point in new.curve if point.share == share), None)
-    if share is None or now is None or not old.curve:
+    if not (old.curve and new.curve):
         return None
-    before = [point for point in old.curve if point.share <= share + tolerance]
-    if not before:
-        before = [old.curve[0]]
-    most = max((NetShare(paired(point.flips)) for point in before), key=lambda each: each.value)
-    return Apart(NetShare(paired(now.flips)), most)
+    before = 1.0 if old.strength_share is None else old.strength_share
+    now = [point for point in new.curve if point.share < before - tolerance]
+    # Rungs of a curve turn more the larger they are; see `run_numbers`.
+    if not now or NetShare(paired(now[-1].flips)).value < _HALF:
+        return None
+    return Apart(NetShare(paired(now[-1].flips)), most_turned_below(old, before))
+
+
+def most_turned_below(item: ClassNumbers, share: float) -> NetShare:
+    """The most images that any rung of a curve turns below `share`: else, that its smallest one turns."""
+    below = [point for point in item.curve if point.share < share] or [item.curve[0]]
+    return NetShare(paired(below[-1].flips))

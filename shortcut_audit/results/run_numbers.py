@@ -16,6 +16,7 @@ from shortcut_audit.results.changes import MapReliability, NetShare, Proportion
 from shortcut_audit.results.counts import Frozen, Paired
 from shortcut_audit.results.findings import ClassMap
 from shortcut_audit.results.shortcut_findings import ClassShortcut, Rung, Verdict
+from shortcut_audit.results.sketches import sketch_of
 
 __all__ = ["ClassNumbers", "CurvePoint", "Numerics", "RunNumbers", "numbers_of", "paired", "proportion"]
 
@@ -124,11 +125,19 @@ class ClassNumbers(Frozen):
 
 
 class RunNumbers(Frozen):
-    """An audit in numbers; `settings`: those that change numbers, in words, by name."""
+    """An audit in numbers; `settings`: those that change numbers, in words, by name.
+
+    Of its data: `n_available` images to draw from (0: not known), the `pillow` that decoded them, and
+    `sketch`, the lowest identities of the images used, by which two samples of the same data are known
+    (`results/sketches.py`).
+    """
 
     model: str
     model_digest: str
     data_digest: str
+    n_available: Count = 0
+    pillow: str = "unknown"
+    sketch: str = ""
     format: int
     tool: str
     numerics: Numerics
@@ -182,6 +191,9 @@ def numbers_of(result: AuditResult) -> RunNumbers:
         model=result.model.spec,
         model_digest=result.model.digest,
         data_digest=origin.data.digest,
+        n_available=origin.data.n_available,
+        pillow=origin.versions.get("pillow", "unknown"),
+        sketch=sketch_of(result.arrays.get("outcomes/image")),
         format=result.format,
         tool=origin.versions.get("shortcut-audit", "unknown"),
         numerics=Numerics(

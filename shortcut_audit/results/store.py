@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from shortcut_audit.errors import ResultError, RunFolderError
-from shortcut_audit.results.audit_result import FORMAT, AuditResult
+from shortcut_audit.results.audit_result import FILE_DIGESTS, FORMAT, AuditResult
 
 __all__ = [
     "ARRAYS_FILE",
@@ -27,6 +27,7 @@ __all__ = [
     "STATE_FILE",
     "check_folder",
     "claim_folder",
+    "content_digest",
     "forget_map_so_far",
     "load_result",
     "parsed_result",
@@ -52,6 +53,9 @@ MAP_SO_FAR_FILE = "map-so-far"
 # What a run folder holds unless its state says otherwise.
 AUDIT = "audit"
 _STATE_KIND = "shortcut-audit run"
+_ARRAYS_DIGEST, _OWN_DIGEST = FILE_DIGESTS
+# The first format whose file holds a digest of itself.
+_SEALED = 7
 
 
 @contextmanager
@@ -133,10 +137,19 @@ def save_result(result: AuditResult, folder: Path) -> Path:
     """
     claim_folder(folder)
     digest = write_arrays(folder / ARRAYS_FILE, result.arrays, {"format": str(FORMAT)})
-    named = result.model_copy(update={"arrays_sha256": digest})
-    text = json.dumps(named.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+    content = {**result.model_dump(mode="json"), _ARRAYS_DIGEST: digest}
+    content[_OWN_DIGEST] = content_digest(content)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(folder / RESULT_FILE, (text + "\n").encode())
     return folder
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """Digest of what `result.json` holds, however it is laid out; but for that digest itself, and the
+    timing, which equal audits do not share."""
+    found = {name: value for name, value in content.items() if name not in (_OWN_DIGEST, "timing")}
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_map_so_far(folder: Path, finding: BaseModel, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -181,8 +194,9 @@ def load_result(folder: str | Path) -> AuditResult:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is damaged: {error}.", "Run the audit again.") from error
+    _require_whole(content, path)
     result = parsed_result(content, path)
     arrays_path = folder / ARRAYS_FILE
     if not arrays_path.is_file():
@@ -193,6 +207,20 @@ def load_result(folder: str | Path) -> AuditResult:
             "Run the audit again.",
         )
     return result.with_arrays(read_arrays(arrays_path)[0])
+
+
+def _require_whole(content: object, path: Path) -> None:
+    """Raise ResultError where a file is not what was written. Formats below 7 hold no digest."""
+    if not isinstance(content, dict):
+        return
+    found, told = content.get("format"), content.get(_OWN_DIGEST)
+    if type(found) is int and found > FORMAT:
+        return
+    sealed = told is not None or (type(found) is int and found >= _SEALED)
+    if sealed and told != content_digest(content):
+        raise ResultError(
+            f"{path} is damaged: it is not what was written, as its digest says.", "Run the audit again."
+        )
 
 
 def parsed_result(content: object, path: Path) -> AuditResult:
@@ -208,8 +236,8 @@ def parsed_result(content: object, path: Path) -> AuditResult:
         )
     if isinstance(content, dict) and type(found) is int and found in range(1, FORMAT):
         # Format 2 added audits of data, format 3 searches other than the exact one, format 4 verdicts,
-        # format 5 shifted images, format 6 outcomes of single images and steps of examples; what an older
-        # result cannot have has defaults that say so.
+        # format 5 shifted images, format 6 outcomes of single images and steps of examples, format 7 the
+        # digest of the file; what an older result cannot have has defaults that say so.
         content["format"] = FORMAT
     try:
         return AuditResult.model_validate(content)

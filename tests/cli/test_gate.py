@@ -177,7 +177,7 @@ def _write(name: str, content: str) -> Any:
 
 def _newer(folder: Path) -> None:
     path = folder / "result.json"
-    path.write_text(path.read_text().replace('"format": 6', '"format": 7', 1))
+    path.write_text(path.read_text().replace('"format": 7', '"format": 8', 1))
 
 
 def _swap(folder: Path) -> None:

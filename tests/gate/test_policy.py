@@ -81,11 +81,11 @@ def policies(draw: st.DrawFn) -> Policy:
         {
             "rule": held,
             "debt": debts,
-            "baseline": baseline,
             "significance": draw(st.floats(1e-6, 0.05)),
             "on_inconclusive": draw(st.sampled_from(["fail", "warn", "pass"])),
+            "data": draw(st.sampled_from(["same", "any"])),
         }
-    )
+    ).with_baseline(baseline)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -132,11 +132,15 @@ def test_a_frozen_policy_is_readable_and_the_same_twice() -> None:
         ({"rule": [{**RULE, "may_worsen_by": 1.5}]}, "less than or equal to 1"),
         ({"rule": [{**RULE, "may_worsen_by": -0.1}]}, "greater than or equal to 0"),
         ({"rule": [RULE], "significance": 0.5}, "less than or equal to 0.05"),
-        ({"rule": [RULE], "significance": 0}, "greater than 0"),
+        ({"rule": [RULE], "significance": 0}, "greater than or equal to 0.000001"),
         (
             {"rule": [RULE], "debt": [{"class": "a", "rule": "b", "reason": "c", "date": TODAY}]},
             "names the rule 'b'",
         ),
+        ({"rule": [{**RULE, "together": "yes"}]}, "valid boolean"),
+        ({"rule": [{**RULE, "expires": 20270331}]}, "valid date"),
+        ({"rule": [{**RULE, "expires": "2027-03-31"}]}, "valid date"),
+        ({"rule": [RULE], "baseline_sha256": "0"}, "[baseline] is missing"),
         ({"rule": [RULE], "format": 2}, "has format 2"),
         ({"rule": [RULE], "format": "1"}, "format"),
         (["rule"], "as a whole"),
@@ -146,6 +150,25 @@ def test_what_is_wrong_is_named_with_what_is_right(entries: Any, told: str) -> N
     with pytest.raises(SettingsError) as caught:
         parse_policy(entries, "The policy")
     assert told in str(caught.value), caught.value
+
+
+@pytest.mark.parametrize(
+    ("rule", "faults"),
+    [
+        (
+            {**RULE, "may_worsen": 1},
+            "rule 1 (accuracy).may_worsen is not known (did you mean may_worsen_by?).",
+        ),
+        (
+            {"kind": "accuracy", "at_least": float("nan")},
+            "rule 1 (accuracy).at_least: input should be a finite number.",
+        ),
+    ],
+)
+def test_one_fault_is_told_once(rule: Any, faults: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_policy({"rule": [rule]}, "It")
+    assert caught.value.problem == f"It does not hold: {faults}"
 
 
 def test_a_fault_says_which_rule_it_is_in() -> None:
@@ -181,22 +204,30 @@ def test_damaged_policies_are_refused(tmp_path: Path, content: bytes) -> None:
         read_policy(tmp_path / "other.toml")
 
 
-def test_a_policy_cut_short_anywhere_is_refused_or_has_the_same_rules(tmp_path: Path) -> None:
-    """Numbers of classes may be lost whole; then the classes are not those of any audit."""
+def test_a_policy_cut_short_anywhere_is_refused() -> None:
     policy, notes = frozen_policy(made_audit(), TODAY)
     text = policy_text(policy, notes)
     lines = text.splitlines(keepends=True)
     last_rule = max(n for n, line in enumerate(lines) if line == "[[rule]]\n")
     baseline = lines.index("[baseline]\n")
-    for n in range(baseline):
-        content = "".join(lines[:n])
-        try:
-            found = parse_policy(tomllib.loads(content), "It")
-        except (SettingsError, tomllib.TOMLDecodeError):
-            continue
-        # Whole rules are left; without a baseline none of them can pass.
-        assert n < last_rule + 6 or found.rules == policy.rules
-        assert found.baseline is None
+    assert last_rule < baseline
+    for n in range(len(lines)):
+        with pytest.raises((SettingsError, tomllib.TOMLDecodeError)):
+            parse_policy(tomllib.loads("".join(lines[:n])), "It")
+    assert parse_policy(tomllib.loads(text), "It") == policy
+
+
+def test_a_baseline_that_was_changed_is_refused() -> None:
+    policy, notes = frozen_policy(made_audit(), TODAY)
+    text = policy_text(policy, notes)
+    for before, after in (
+        ("accuracy = [180, 200]", "accuracy = [181, 200]"),
+        ('"device" = "cpu"', '"device" = "cpv"'),
+        (f'baseline_sha256 = "{policy.baseline_sha256}"\n', ""),
+    ):
+        assert before in text
+        with pytest.raises(SettingsError, match="baseline"):
+            parse_policy(tomllib.loads(text.replace(before, after, 1)), "It")
 
 
 def test_the_schema_takes_what_the_reader_takes() -> None:

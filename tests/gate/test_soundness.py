@@ -20,6 +20,7 @@ from shortcut_audit.gate.gate_report import GateReport
 from shortcut_audit.gate.policy import Policy
 from shortcut_audit.gate.soundness import load_sound, require_sound
 from shortcut_audit.results.audit_result import AuditResult
+from shortcut_audit.results.store import content_digest
 
 TODAY = date(2026, 11, 22)
 WORSE = Made(
@@ -43,11 +44,13 @@ def outcome(folder: Path, policy: Policy) -> GateReport:
     return check_gate(load_sound(folder), policy, today=TODAY)
 
 
-def changed(folder: Path, change: Callable[[Any], None]) -> None:
-    """Change `result.json` as a hand would."""
+def changed(folder: Path, change: Callable[[Any], None], sealed: bool = True) -> None:
+    """Change `result.json`, with a digest of what it is then (`sealed`) or that of before."""
     path = folder / "result.json"
     content = json.loads(path.read_text())
     change(content)
+    if sealed:
+        content["result_sha256"] = content_digest(content)
     path.write_text(json.dumps(content))
 
 
@@ -96,6 +99,33 @@ FAULTS: dict[str, Callable[[Any], Any]] = {
     "digest": lambda c: c.update(arrays_sha256="0" * 64),
     "sizes": lambda c: c["provenance"]["data"].update(n_judge_by_class=[90, 100, 100]),
 }
+
+
+# What nothing else follows from: only the digest tells.
+UNSEEN: dict[str, Callable[[Any], Any]] = {
+    "device": lambda c: c["provenance"].update(device="cpv"),
+    "batch": lambda c: c["provenance"].update(batch_size=65),
+    "dtype": lambda c: c["provenance"].update(dtype="float31"),
+    "torch": lambda c: c["provenance"]["versions"].update(torch="2.15.1"),
+    "search images": lambda c: finding(c, "dominant_frequencies")["by_class"][0].update(n_search=900),
+    "no verdict": lambda c: horse(c).update(verdict="inconclusive"),
+    "q a little": lambda c: horse(c).update(q_value=0.04),
+    "no digest": lambda c: c.pop("result_sha256"),
+    "empty digest": lambda c: c.update(result_sha256=""),
+    "older format": lambda c: c.update(format=6),
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *UNSEEN])
+def test_files_that_are_not_what_was_written_are_refused(run: Path, fault: str) -> None:
+    changed(run, {**FAULTS, **UNSEEN}[fault], sealed=False)
+    with pytest.raises(ResultError):
+        load_sound(run)
+
+
+def test_a_file_that_is_laid_out_otherwise_is_the_same(run: Path) -> None:
+    changed(run, lambda content: content["timing"].update(measuring_seconds=1.0), sealed=False)
+    assert load_sound(run).findings == made_audit(WORSE).findings
 
 
 @pytest.mark.parametrize("fault", FAULTS)

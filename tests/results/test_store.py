@@ -16,6 +16,7 @@ from shortcut_audit.results.findings import DominantFrequenciesFinding
 from shortcut_audit.results.store import (
     check_folder,
     claim_folder,
+    content_digest,
     forget_map_so_far,
     read_arrays,
     read_state,
@@ -63,6 +64,7 @@ def test_a_result_of_format_1_is_still_read(result: AuditResult, tmp_path: Path)
     folder = old.save(tmp_path / "run")
     content = json.loads((folder / "result.json").read_text())
     content["format"] = 1
+    del content["result_sha256"]
     spectra = next(f for f in content["findings"] if f["measure"] == "class_spectra")
     del spectra["slope_by_class"]
     content["findings"] = [f for f in content["findings"] if f["measure"] != "truth"]
@@ -83,6 +85,7 @@ def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path)
     folder = result.save(tmp_path / "run")
     content = json.loads((folder / "result.json").read_text())
     content["format"] = 2
+    del content["result_sha256"]
     for name in ("search", "budget", "resolution", "confidence", "patch_sides", "candidates", "steps"):
         del content["settings"][name]
     (maps,) = [f for f in content["findings"] if f["measure"] == "dominant_frequencies"]
@@ -94,7 +97,7 @@ def test_a_result_of_format_2_is_still_read(result: AuditResult, tmp_path: Path)
             del item[name]
     (folder / "result.json").write_text(json.dumps(content))
     back = sa.load_result(folder)
-    assert back.format == FORMAT == 6
+    assert back.format == FORMAT == 7
     found = back.dominant_frequencies
     assert (found.search, found.stopped, found.image_passes) == ("exact", "", None)
     assert {item.resolution for item in found.by_class} == {"orbits"}
@@ -112,6 +115,7 @@ def test_a_result_of_format_5_is_still_read(result: AuditResult, tmp_path: Path)
     folder = old.save(tmp_path / "run")
     content = json.loads((folder / "result.json").read_text())
     content["format"] = 5
+    del content["result_sha256"]
     (shortcuts,) = [f for f in content["findings"] if f["measure"] == "shortcuts"]
     assert all(item.pop("example_steps") for item in shortcuts["by_class"])
     (folder / "result.json").write_text(json.dumps(content))
@@ -130,6 +134,7 @@ def test_a_result_of_format_5_is_still_read(result: AuditResult, tmp_path: Path)
 def test_a_format_that_never_was_is_refused(found: object, result: AuditResult, tmp_path: Path) -> None:
     folder = result.save(tmp_path / "run")
     content = json.loads((folder / "result.json").read_text())
+    del content["result_sha256"]
     (folder / "result.json").write_text(json.dumps({**content, "format": found}))
     with pytest.raises(ResultError, match="not a result of this tool: format"):
         sa.load_result(folder)
@@ -150,6 +155,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "impossible rate":
         content = json.loads(result.read_text())
         content["findings"][0]["accuracy"]["hits"] = 10**6
+        content["result_sha256"] = content_digest(content)
         result.write_text(json.dumps(content))
     elif how == "no arrays":
         arrays.unlink()

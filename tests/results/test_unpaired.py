@@ -134,7 +134,7 @@ def test_what_became_of_other_sets_survives_saving_and_loading(
     result: AuditResult, tmp_path: Path
 ) -> None:
     loaded = sa.load_result(result.save(tmp_path / "run"))
-    assert loaded.format == 6
+    assert loaded.format == 7
     assert isinstance(loaded.transfer, TransferFinding)
     assert loaded.transfer == result.transfer
     assert [each.set.name for each in loaded.transfer.by_set] == ["copies", "other"]

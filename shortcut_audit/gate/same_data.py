@@ -1,0 +1,71 @@
+"""Whether an audit and its baseline drew their images from the same data."""
+
+from __future__ import annotations
+
+from shortcut_audit.errors import ResultError
+from shortcut_audit.results.comparison import Comparison
+from shortcut_audit.results.run_numbers import RunNumbers
+from shortcut_audit.results.sketches import common_by_chance, expected_share, shared_of
+
+__all__ = ["require_same_data"]
+
+# Two samples of the same data miss each other with a probability below this...
+_NEVER = 1e-6
+# ...and data are others when less than this share of what should be in common is.
+_LEAST_COMMON = 0.1
+# Of the expected share; below, a part of the data must have changed.
+_MOSTLY = 0.8
+
+
+def require_same_data(comparison: Comparison) -> str:
+    """What a reader must know of the data, "" where there is nothing.
+
+    Raises ResultError where the images of both audits cannot come from the same data: so few are in both
+    samples as chance never has it, or, where samples are too small to tell, another number of images to
+    draw from.
+    """
+    one, other = comparison.first, comparison.second
+    n_available = max(one.n_available, other.n_available)
+    if one.data_digest == other.data_digest or not n_available:
+        return ""
+    found, told = _shared(comparison)
+    share = expected_share(_n_images(one), _n_images(other), n_available)
+    surely_others = common_by_chance(found, told, share) < _NEVER
+    if told and common_by_chance(0, told, share) < _NEVER:
+        if surely_others and found / told < _LEAST_COMMON * share:
+            return _others(one, other, f"{found} of {told} images are in both, of {share:.0%} expected")
+        if surely_others and found / told < _MOSTLY * share:
+            return (
+                f"Part of the data has changed: {found / told:.0%} of the images are in both samples,"
+                f" of {share:.0%} expected."
+            )
+        return ""
+    if one.n_available != other.n_available:
+        return _others(one, other, "they are drawn from another number of images")
+    return ""
+
+
+def _shared(comparison: Comparison) -> tuple[int, int]:
+    images = comparison.images
+    if images.n_shared is not None:
+        return images.n_shared, images.n_first + images.n_second - images.n_shared
+    return shared_of(comparison.first.sketch, comparison.second.sketch)
+
+
+def _n_images(numbers: RunNumbers) -> int:
+    return sum(item.accuracy[1] for item in numbers.classes)
+
+
+def _others(one: RunNumbers, other: RunNumbers, why: str) -> str:
+    """Refuse; but for images that another library decoded, which are others to the last bit."""
+    if one.pillow != other.pillow:
+        return (
+            f"Whether the data are the baseline's is not known: {why}, but Pillow {one.pillow} decoded"
+            f" those, and {other.pillow} these."
+        )
+    raise ResultError(
+        f"The images are not of the baseline's data: {why} (there of {one.n_available:,}, here of"
+        f" {other.n_available:,}).",
+        'Audit the baseline\'s data, freeze a new policy with `gate init`, or write data = "any" into the'
+        " policy where that is meant.",
+    )
