@@ -9,7 +9,7 @@ replicas is held against a policy frozen from a real audit, and from another rep
 honest is told by how far real audits with other seeds lie apart, beside replicas; these are gated too.
 
 Planted shortcuts: the clean network is fine-tuned where one class carries a plant, and held against the
-policy frozen from itself as it was before, both audited on the same images, which carry the plant: 20
+policy frozen from itself as it was before, both audited on the same images, which carry the plant: 30
 cases. Further, networks of `verdicts.py` that were trained with plants from the start, against the clean
 one of their set. With the policy alone, and image by image (`--baseline`).
 
@@ -77,8 +77,8 @@ def frozen(result: AuditResult) -> Policy:
 
 
 def failures(report: GateReport) -> list[tuple[str, str | None]]:
-    """Rules and classes that failed."""
-    return [(check.rule, check.class_name) for check in report.checks if check.outcome == "failed"]
+    """Rules and classes that failed, or could not be held."""
+    return [(check.rule, check.class_name) for check in report.checks if check.level == "error"]
 
 
 def false_failures(pool: Sequence[AuditResult]) -> dict[str, Any]:
@@ -326,11 +326,11 @@ def lines_of(found: dict[str, Any]) -> list[str]:
             f" {row['score']:.2f} | {' | '.join(told)} |"
         )
     lines += ["", "## Damaged files", ""]
-    told = {
+    kinds = {
         f"Of {N_DAMAGED} damaged copies of an audit that fails, or of its baseline": "damaged",
         "Of its policy, cut short at every line": "cut short",
     }
-    for what, key in told.items():
+    for what, key in kinds.items():
         lines += [f"{what}: {', '.join(f'{n} {each}' for each, n in sorted(found[key].items()))}.", ""]
     wall, processor = found["seconds"]
     lines += [

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# In: RUN, POLICY, BASELINE, FAIL_ON, REPORTS. Out: exit-code, outcome, warnings; files in REPORTS.
+# In: RUN, POLICY, BASELINE, FAIL_ON, NUMERICS, REPORTS. Out: exit-code, outcome, warnings; files in REPORTS.
 # Ends as `shortcut-audit gate check` does, unless FAIL_ON says otherwise. What could not be checked at
 # all (codes over 1) fails whatever it says.
 set -euo pipefail
 
 arguments=(--github --junit "$REPORTS/gate.xml" --markdown "$REPORTS/gate.md"
-  --json "$REPORTS/gate.json" --badge "$REPORTS/badge.json")
+  --json "$REPORTS/gate.json" --badge "$REPORTS/badge.json" --numerics "$NUMERICS")
 [ -z "$POLICY" ] || arguments+=(--policy "$POLICY")
 [ -z "$BASELINE" ] || arguments+=(--baseline "$BASELINE")
 

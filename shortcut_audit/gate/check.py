@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from difflib import get_close_matches
 from typing import Literal
@@ -20,6 +20,9 @@ from shortcut_audit.results.run_numbers import RunNumbers, numbers_of
 __all__ = ["check_gate"]
 
 _BLIND = "with so few images no change could be told from chance"
+_NOT_HELD = "with so few images hardly any class could have failed, which is no pass"
+# Of the audit that a policy was frozen from, at most half of a rule's checks are blind (`freeze.py`).
+_MOST_BLIND = 0.75
 _NO_DEBT = ", and no debt accepts it"
 
 
@@ -52,8 +55,7 @@ def check_gate(
             )
     live = [rule for rule in policy.rules if rule.expires is None or today <= rule.expires]
     trials = _trials(live, numbers, comparison)
-    checks = _decided(trials, policy, today)
-    report = GateReport(
+    return GateReport(
         run=names[0],
         policy=names[1],
         baseline=_baseline_name(names[2], comparison),
@@ -64,14 +66,8 @@ def check_gate(
         notes=tuple(
             each for each in (*notes, *_notes(policy, live, comparison, baseline, numbers)) if each
         ),
-        checks=checks,
+        checks=_decided(trials, policy, today),
     )
-    few = [
-        f"So few images that the rule {rule!r} could hardly have failed: that is no pass. Audit more"
-        ' images; on_inconclusive = "pass" lets it be.'
-        for rule in report.blind_rules
-    ]
-    return report.model_copy(update={"notes": (*few, *report.notes)})
 
 
 def _comparison(
@@ -165,6 +161,7 @@ def _decided(trials: Sequence[Trial], policy: Policy, today: date) -> tuple[Chec
         _check(trial, policy, adjusted.get(k), levels.get(k, policy.significance), excused[k], today)
         for k, trial in enumerate(trials)
     ]
+    checks = _without_blind_passes(checks, trials, policy)
     order = {"error": 0, "warning": 1, "note": 2}
     places = sorted(
         range(len(checks)),
@@ -177,6 +174,46 @@ def _decided(trials: Sequence[Trial], policy: Policy, today: date) -> tuple[Chec
         ),
     )
     return tuple(checks[k] for k in places)
+
+
+def _without_blind_passes(checks: list[Check], trials: Sequence[Trial], policy: Policy) -> list[Check]:
+    """Where hardly a check could have failed, however bad the model, nothing was held: what was asked for
+    is missing. Of a whole policy; of a rule, where it is for far fewer images than the baseline's, or
+    where its limit is out of their reach. Rules that only warn, or pass what is inconclusive, aside.
+    """
+    ought = [
+        trial.rule.severity == "fail" and (trial.rule.on_inconclusive or policy.on_inconclusive) != "pass"
+        for trial in trials
+    ]
+    nothing_held = _mostly(check.blind for check in checks)
+    places: dict[str, list[int]] = {}
+    for place, check in enumerate(checks):
+        places.setdefault(check.rule, []).append(place)
+    missing = {
+        place
+        for own in places.values()
+        for place in own
+        if checks[place].blind
+        and ought[place]
+        and (
+            nothing_held
+            or (
+                _mostly(checks[each].blind for each in own)
+                and (trials[place].shrunk or trials[place].rule.limit is not None)
+            )
+        )
+    }
+    return [
+        check.model_copy(update={"outcome": "missing", "level": "error", "reason": _NOT_HELD})
+        if place in missing
+        else check
+        for place, check in enumerate(checks)
+    ]
+
+
+def _mostly(blind: Iterable[bool]) -> bool:
+    each = list(blind)
+    return sum(each) > _MOST_BLIND * len(each)
 
 
 def _excused(trial: Trial, policy: Policy, today: date) -> bool:
@@ -226,18 +263,11 @@ def _check(
         p_adjusted=adjusted,
         n=0 if trial.worsening is None else trial.worsening.n,
         paired=trial.paired,
-        blind=_blind(trial, policy, outcome, level),
+        blind=outcome == "inconclusive" and trial.blind(level),
         reason=reason,
         needed=needed,
         comment=trial.rule.comment,
     )
-
-
-def _blind(trial: Trial, policy: Policy, outcome: Outcome, level: float) -> bool:
-    """Whether a rule that ought to fail could not have; what a policy lets pass all the same aside."""
-    wanted = trial.rule.on_inconclusive or policy.on_inconclusive
-    ought = trial.rule.severity == "fail" and wanted != "pass"
-    return ought and outcome == "inconclusive" and trial.blind(level)
 
 
 def _sign(trial: Trial) -> int:
@@ -293,7 +323,7 @@ def _number(value: float | str | None) -> str:
 def _verdict_outcome(
     trial: Trial, significance: float, adjusted: float | None, level: float
 ) -> tuple[Outcome, str]:
-    """A class that became a shortcut: by its own verdict, and by a rise of its score that is sure.
+    """A class that became a shortcut: by its own verdict, and by a change of its score that is sure.
 
     Verdicts near the border flicker from one sample of images to the next; the change of the score
     does not.
@@ -311,8 +341,7 @@ def _verdict_outcome(
         return "inconclusive", f"{told}, within the tolerance of {100 * trial.tolerance:.3g}"
     p_value = trial.p_value if adjusted is None else adjusted
     if p_value <= significance:
-        over = f"more than the tolerance of {100 * trial.tolerance:.3g}"
-        return "failed", f"{told}, {over}, and surely a rise (p {p_value:.1g})"
+        return "failed", f"{told}, more than {100 * trial.tolerance:.3g}, surely so (p {p_value:.1g})"
     return "inconclusive", f"{told}, which may be chance (p {p_value:.2g})"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from shortcut_audit.errors import ResultError
-from shortcut_audit.gate.policy import Rule
+from shortcut_audit.gate.policy import Kind, Rule
 from shortcut_audit.results.changes import (
     Apart,
     Estimate,
@@ -33,6 +33,8 @@ __all__ = ["Trial", "images_needed", "require_comparable", "trials_of", "widenin
 
 # What other arithmetic may do to a share of images, at least one of them: half types move more.
 _OTHER_MACHINE, _OTHER_TYPE = 0.01, 0.03
+# Classes have a few images more or less in another sample; an audit of so many fewer is another audit.
+_FAR_FEWER = 0.8
 _FACTORS = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -42,8 +44,9 @@ class Trial:
 
     `before`, `now`: values, or verdicts. What the rule forbids is more than `tolerance`, and `worsening`
     surely beyond `test_at`. `worse_by`: how much worse it is in the rule's own unit, where that is not
-    the worsening's; `potential`: the worst that there could be, where nothing is worse. `settled`: what
-    is known without a test, an outcome with its `reason`.
+    the worsening's; `potential`: the worst that there could be, where nothing is worse. `shrunk`: whether
+    the audit took far fewer images than the baseline did. `settled`: what is known without a test, an
+    outcome with its `reason`.
     """
 
     rule: Rule
@@ -57,6 +60,7 @@ class Trial:
     test_at: float = 0.0
     potential: Worsening | None = None
     paired: bool = False
+    shrunk: bool = False
     settled: str = ""
     reason: str = ""
 
@@ -174,6 +178,9 @@ def _trial(
     if rule.limit is not None:
         return _in_band(_limited(trial, item, run), item)
     assert comparison is not None
+    if old is not None and item is not None:
+        asked, found = (_n_images(rule.kind, each, place) for each in (old, item))
+        trial = replace(trial, shrunk=found < _FAR_FEWER * asked)
     if rule.kind == "strength":
         assert item is not None
         return _in_band(_stronger(trial, old, item, comparison), item)
@@ -188,12 +195,19 @@ def _trial(
         now=change.second,
         worsening=change.worsening,
         tolerance=tolerance,
-        # That a class is a shortcut now is shown by a test of its own: what is left to be shown is that
-        # this is new.
-        test_at=0.0 if rule.kind == "verdict" else tolerance,
+        test_at=tolerance,
         paired=change.paired,
     )
     return _in_band(trial, item)
+
+
+def _n_images(kind: Kind, item: ClassNumbers, place: str) -> int:
+    """Images of a class that an audit took for such a number."""
+    if kind == "accuracy":
+        return item.accuracy[1]
+    if kind == "ood_accuracy":
+        return item.ood[place][1] if place in item.ood else 0
+    return item.n_search if kind == "reliability" else item.accuracy[1] - item.n_search
 
 
 def _missing(trial: Trial, reason: str) -> Trial:

@@ -9,10 +9,11 @@ from datetime import date
 from statistics import median
 
 from shortcut_audit.errors import ResultError
-from shortcut_audit.gate.check import check_gate
+from shortcut_audit.gate.evaluation import images_needed, trials_of
 from shortcut_audit.gate.policy import Debt, Kind, Policy, Rule
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.changes import Estimate, effective_share
+from shortcut_audit.results.comparison import compared_numbers
 from shortcut_audit.results.run_numbers import ClassNumbers, RunNumbers, numbers_of, proportion
 
 __all__ = ["VERDICT_RULE", "frozen_policy", "half_width", "noise_of", "rounded_up"]
@@ -21,6 +22,8 @@ VERDICT_RULE = "no class becomes a shortcut"
 _CONFIDENCE = 0.95
 # Above, a rule could only ever fail by accident: it is left out, and the file says so.
 _USELESS = 0.5
+# Verdicts and numbers share the significance.
+_FAMILIES = 2
 # Of maps that turn nothing, there is nothing to measure how far strength moves.
 _LEAST_STRENGTH = 0.02
 _NAMES: dict[Kind, str] = {
@@ -70,24 +73,24 @@ def frozen_policy(result: AuditResult, today: date) -> tuple[Policy, list[str]]:
         for item in searched
         if item.verdict == "shortcut"
     )
-    return _without_blind_rules(
-        result, Policy(rules=tuple(rules), debts=debts).with_baseline(numbers), today, notes
-    )
+    policy = Policy(rules=tuple(rules), debts=debts).with_baseline(numbers)
+    return _without_blind_rules(policy, numbers, notes)
 
 
 def _without_blind_rules(
-    result: AuditResult, policy: Policy, today: date, notes: list[str]
+    policy: Policy, numbers: RunNumbers, notes: list[str]
 ) -> tuple[Policy, list[str]]:
     """Rules that most classes could never break, with so few images, are left out, with a note."""
-    report = check_gate(result, policy, today=today)
+    comparison = compared_numbers(numbers, numbers)
+    trials = {rule.name: list(trials_of(rule, numbers, comparison)) for rule in policy.rules}
+    level = policy.significance / _FAMILIES / max(sum(map(len, trials.values())), 1)
     kept = []
     for rule in policy.rules:
-        checks = [check for check in report.checks if check.rule == rule.name]
-        blind = [check for check in checks if check.outcome == "inconclusive"]
-        if 2 * len(blind) > len(checks):
-            notes.append(
-                f"No rule about {rule.kind}: {len(blind)} of {len(checks)} classes: {blind[0].needed}"
-            )
+        of_rule = trials[rule.name]
+        blind = [trial for trial in of_rule if trial.blind(level)]
+        if 2 * len(blind) > len(of_rule):
+            told = f"{len(blind)} of {len(of_rule)} classes: {images_needed(blind[0], level)}"
+            notes.append(f"No rule about {rule.kind}: {told}")
         else:
             kept.append(rule)
     if not kept:

@@ -12,8 +12,6 @@ __all__ = ["OUTCOMES", "Check", "GateReport", "Outcome"]
 
 # Worst first.
 Outcome = Literal["failed", "missing", "inconclusive", "known", "passed"]
-# Of the audit that a policy was frozen from, at most half of a rule's checks are blind (`freeze.py`).
-_MOST_BLIND = 0.75
 OUTCOMES: tuple[Outcome, ...] = ("failed", "missing", "inconclusive", "known", "passed")
 
 
@@ -24,7 +22,7 @@ class Check(Frozen):
     `now`: values, or words of verdicts; `tolerance`, widened where numerics differ, or `limit`; `change`
     now - before with its 95% interval `low`, `high`; `p_value` of being within the tolerance, and
     `p_adjusted` over all checks; `n` images, `paired` where these are the same ones, `blind` where they
-    are so few that a rule which ought to fail could not have. `reason` in one
+    are so few that it could not have failed. `reason` in one
     sentence, `needed`: what would decide an inconclusive one. None where there is no such number.
     """
 
@@ -80,16 +78,7 @@ class GateReport(Frozen):
         """What the command ends with."""
         if any(check.level == "error" and check.outcome != "missing" for check in self.checks):
             return 1
-        incomplete = any(check.outcome == "missing" for check in self.checks) or self.blind_rules
-        return 3 if incomplete or not self.checks else 0
-
-    @property
-    def blind_rules(self) -> tuple[str, ...]:
-        """Rules of which nearly every check could not have failed, however bad the model."""
-        blind: dict[str, list[bool]] = {}
-        for check in self.checks:
-            blind.setdefault(check.rule, []).append(check.blind)
-        return tuple(rule for rule, each in blind.items() if sum(each) > _MOST_BLIND * len(each))
+        return 3 if any(check.outcome == "missing" for check in self.checks) or not self.checks else 0
 
     @property
     def passed(self) -> bool:

@@ -27,12 +27,15 @@ def sketch_of(images: NDArray[Any] | None) -> str:
 
 
 def shared_of(one: str, other: str) -> tuple[int, int]:
-    """Of how many images of two samples' union the sketches tell, and how many are in both samples.
+    """How many images are in both of two samples, among how many of their union that the sketches tell
+    of; none where one sample has no sketch.
 
     >>> shared_of(sketch_of(np.arange(9)), sketch_of(np.arange(3, 12)))
     (6, 12)
     """
     first, second = (_identities(each) for each in (one, other))
+    if not first or not second:
+        return 0, 0
     union = sorted(first | second)
     # Beyond the end of a full sketch, what is missing in it may still be in its sample.
     ends = [max(each) for each in (first, second) if len(each) == _MOST]

@@ -24,7 +24,7 @@ def test_sketches_of_small_samples_tell_exactly_what_is_shared() -> None:
     assert shared_of(sketch_of(one), sketch_of(other)) == (2, 5)
     assert shared_of(sketch_of(one), sketch_of(one)) == (4, 4)
     assert sketch_of(None) == ""
-    assert shared_of("", "") == (0, 0)
+    assert shared_of("", "") == shared_of("", sketch_of(one)) == (0, 0)
 
 
 @settings(max_examples=20, deadline=None)
