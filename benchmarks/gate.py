@@ -30,7 +30,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -60,7 +59,7 @@ from shortcut_audit.gate.check import check_gate
 from shortcut_audit.gate.freeze import VERDICT_RULE, frozen_policy
 from shortcut_audit.gate.gate_report import GateReport
 from shortcut_audit.gate.policy import Policy
-from shortcut_audit.gate.policy_file import parse_policy
+from shortcut_audit.gate.policy_file import read_policy
 from shortcut_audit.gate.policy_text import policy_text
 from shortcut_audit.gate.soundness import load_sound
 from shortcut_audit.results.audit_result import AuditResult
@@ -161,6 +160,7 @@ def _row(before: AuditResult, result: AuditResult, class_name: str) -> dict[str,
         "verdict": item.verdict,
         "score": item.score,
         "named": bool(own),
+        "rules": sorted(own),
         "named_paired": class_name in {name for _, name in failures(paired)},
         "by_verdict": VERDICT_RULE in own,
         "warned": VERDICT_RULE in doubts,
@@ -197,12 +197,15 @@ def cut_short(run: Path, policy: Policy) -> Counter[str]:
     report = check_gate(result, policy, today=TODAY)
     outcomes: Counter[str] = Counter()
     lines = whole.splitlines(keepends=True)
-    for n in range(len(lines)):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gate.toml"
 
-        def checked(text: str = "".join(lines[:n])) -> GateReport:
-            return check_gate(result, parse_policy(tomllib.loads(text), "It"), today=TODAY)
+        def checked() -> GateReport:
+            return check_gate(result, read_policy(path), today=TODAY)
 
-        outcomes[_became(checked, report)] += 1
+        for n in range(len(lines)):
+            path.write_text("".join(lines[:n]))
+            outcomes[_became(checked, report)] += 1
     return outcomes
 
 
@@ -302,28 +305,35 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     lines += ["", "## Planted shortcuts", ""]
     used = [row for row in rows if row["used"] >= USED]
     unused = [row for row in rows if row["used"] < USED]
-    caught = [row for row in used if row["named"]]
-    missed = [row for row in used if not row["named"]]
     lines.append(
-        f"A plant is used when its true orbits turn at least {USED:.0%} of other images. Of {len(used)}"
-        f" used ones the gate failed on {len(caught)} with the class named"
-        f" ({sum(row['named_paired'] for row in used)} image by image),"
-        f" {sum(row['by_verdict'] for row in caught)} of them by the rule about verdicts; of"
-        f" {len(missed)} others {sum(row['warned'] for row in missed)} were inconclusive there, with a"
-        f" warning. Of {len(unused)} plants that the network does not use,"
-        f" {sum(row['named'] for row in unused)} failed."
+        f"A plant is used when its true orbits turn at least {USED:.0%} of other images. The gate fails"
+        " with the class named:"
+    )
+    for what in ("fine-tuned", "trained"):
+        own = [row for row in used if row["case"].endswith(what)]
+        missed = [row for row in own if not row["named"]]
+        lines.append(
+            f"- networks that were {what} with plants, of {len(own)} used ones"
+            f" {len(own) - len(missed)} ({sum(row['named_paired'] for row in own)} image by image),"
+            f" {sum(row['by_verdict'] for row in own)} by the rule about verdicts; of the other"
+            f" {len(missed)}, {sum(row['warned'] for row in missed)} are inconclusive there, with a"
+            " warning;"
+        )
+    lines.append(
+        f"- of {len(unused)} plants that the network does not use, {sum(row['named'] for row in unused)}"
+        " (it is another network all the same)."
     )
     lines += [
         "",
-        "| case | class | plant | used | verdict | score | fails | by its verdict | image by image |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| case | class | plant | used | verdict | score | fails | by its verdict | image by image | rules |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["used"]):
         told = ["yes" if row[key] else "no" for key in ("named", "by_verdict", "named_paired")]
         told[1] = "inconclusive" if row["warned"] else told[1]
         lines.append(
             f"| {row['case']} | {row['class']} | {row['kind']} | {row['used']:.2f} | {row['verdict']} |"
-            f" {row['score']:.2f} | {' | '.join(told)} |"
+            f" {row['score']:.2f} | {' | '.join(told)} | {', '.join(row['rules'])} |"
         )
     lines += ["", "## Damaged files", ""]
     kinds = {

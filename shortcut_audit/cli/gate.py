@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from shortcut_audit.cli.terminal import plain, say
-from shortcut_audit.errors import AuditError, ResultError, SettingsError
+from shortcut_audit.errors import AuditError, ResultError, RunFolderError, SettingsError
 
 if TYPE_CHECKING:
     from shortcut_audit.gate.gate_report import GateReport
@@ -100,12 +100,7 @@ def check(
     for name, path in (("junit", junit), ("markdown", markdown), ("json", json_file), ("badge", badge)):
         if path is not None:
             _write(path, OUTPUTS[name](report))
-    try:
-        say((_for_github(report) if github else as_terminal(report)).rstrip("\n"))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output went away; what the gate found stands all the same.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _print(_for_github(report) if github else as_terminal(report))
     raise typer.Exit(report.exit_code)
 
 
@@ -133,7 +128,7 @@ def update(
     target = path if out is None else out
     _require_free((run, baseline), target)
     _require_other(run, baseline)
-    if target.resolve() != path.resolve():
+    if _place(target) != _place(path):
         _require_new(target, force)
     if target.name == "pyproject.toml" and not dry_run:
         raise SettingsError(
@@ -193,6 +188,32 @@ def schema() -> None:
     typer.echo(json.dumps(policy_schema(), indent=1))
 
 
+def _print(text: str) -> None:
+    """Print what the gate found; it stands, too, where nobody reads it."""
+    try:
+        say(text.rstrip("\n"))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        raise RunFolderError(
+            f"What was found cannot be printed: {error.strerror or error}.",
+            "Free some space where the output goes.",
+        ) from error
+
+
+def _discard_output() -> None:
+    # What is left in the buffer would raise again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _place(path: Path) -> str:
+    """Where a path leads, through links; pathlib raises where these go in circles."""
+    return os.path.realpath(path)
+
+
 def _for_github(report: GateReport) -> str:
     """What the runner reads; the summary goes to its file."""
     from shortcut_audit.gate.outputs import as_markdown, as_terminal
@@ -207,13 +228,13 @@ def _require_free(read: Sequence[Path | None], *outputs: Path | None) -> None:
     from shortcut_audit.results.store import require_no_run_file
 
     require_no_run_file(*outputs)
-    taken = {path.resolve() for path in read if path is not None}
+    taken = {_place(path) for path in read if path is not None}
     for output in outputs:
         if output is None:
             continue
-        if output.resolve() in taken:
+        if _place(output) in taken:
             raise SettingsError(f"{output} would be written twice, or over what is read.", "Name others.")
-        taken.add(output.resolve())
+        taken.add(_place(output))
 
 
 def _require_new(out: Path, force: bool) -> None:
@@ -224,7 +245,7 @@ def _require_new(out: Path, force: bool) -> None:
 
 
 def _require_other(run: Path, baseline: Path | None) -> None:
-    if baseline is not None and baseline.resolve() == run.resolve():
+    if baseline is not None and _place(baseline) == _place(run):
         raise SettingsError(
             "The baseline is the audit itself.", "Name the audit that it is to be held against."
         )

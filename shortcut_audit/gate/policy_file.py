@@ -70,7 +70,7 @@ def _content(path: Path) -> dict[str, Any]:
             f"The policy {path} cannot be read: {error.strerror or error}.",
             "Freeze one with `shortcut-audit gate init RUN`, or name another with --policy.",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"The policy {path} is not TOML: {error}.", "Mend that line.") from error
 
 

@@ -295,6 +295,45 @@ def test_a_reader_that_goes_away_does_not_change_the_outcome(here: Path) -> None
     assert done.returncode == 1, done.stderr
 
 
+@pytest.mark.parametrize(("output", "code"), [("> /dev/full", 2), (">&-", 1)])
+def test_an_output_that_cannot_be_written_is_no_fault_of_ours(here: Path, output: str, code: int) -> None:
+    frozen()
+    command = f"{sys.executable} -m shortcut_audit gate check worse {output}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_links_in_circles_end_with_2(here: Path) -> None:
+    frozen()
+    (here / "loop").symlink_to(here / "loop")
+    assert gate("check", "loop")[0] == 2
+    assert gate("check", "before", "--policy", "loop")[0] == 2
+    assert gate("check", "before", "--baseline", "loop")[0] == 2
+
+
+def test_update_overwrites_no_other_file(here: Path) -> None:
+    frozen()
+    made_audit(BETTER).save(here / "better")
+    (here / "other.toml").write_text("mine")
+    assert gate("update", "better", "-o", "other.toml")[0] == 2
+    assert (here / "other.toml").read_text() == "mine"
+    assert gate("update", "better", "-o", "other.toml", "--force")[0] == 0
+    assert (here / "other.toml").read_text() != "mine"
+
+
+def test_update_takes_a_baseline_where_the_policy_holds_none(here: Path) -> None:
+    rules = "[[rule]]\nkind = 'verdict'\nmay_worsen_by = 0.3\n"
+    debt = "[[debt]]\nclass = 'horse'\nrule = 'verdict'\nreason = 'old'\ndate = 2026-11-01\n"
+    (here / "gate.toml").write_text(rules + debt)
+    assert gate("update", "before")[0] == 2
+    code, told = gate("update", "before", "--baseline", "worse")
+    assert code == 0
+    assert "The debt of 'horse' under 'verdict' is paid." in told
+    assert "debt]]" not in (here / "gate.toml").read_text()
+    assert gate("update", "before", "--baseline", "before")[0] == 2
+
+
 def test_an_interrupted_check_ends_with_130(here: Path) -> None:
     frozen()
     code = (
