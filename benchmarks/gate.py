@@ -325,7 +325,8 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     )
     lines += [
         "",
-        "| case | class | plant | used | verdict | score | fails | by its verdict | image by image | rules |",
+        "| case | class | plant | used | verdict | score | fails | by its verdict | image by image"
+        " | rules |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: -row["used"]):
