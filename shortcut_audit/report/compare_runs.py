@@ -341,7 +341,9 @@ def _against(base: RunSide, side: RunSide) -> RunAgainst:
 
 def _same_numbers(found: Comparison) -> bool:
     # A page holds no outcomes of single images, and so no sketch of them.
-    one, other = (each.model_copy(update={"sketch": ""}) for each in (found.first, found.second))
+    one, other = (
+        each.model_copy(update={"sketch": "", "format": 0}) for each in (found.first, found.second)
+    )
     return one == other
 
 

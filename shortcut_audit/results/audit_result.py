@@ -83,6 +83,7 @@ class AuditResult(BaseModel):
     timing: Timing
 
     _arrays: dict[str, NDArray[Any]] = PrivateAttr(default_factory=dict)
+    _format_found: int = PrivateAttr(default=FORMAT)
 
     def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> AuditResult:
         """The same result, holding `arrays`, which become read-only."""
@@ -93,6 +94,17 @@ class AuditResult(BaseModel):
             view.flags.writeable = False
             result._arrays[name] = view
         return result
+
+    def of_format(self, found: int) -> AuditResult:
+        """The same result, read from a file of format `found`."""
+        result = self.model_copy()
+        result._format_found = found
+        return result
+
+    @property
+    def format_found(self) -> int:
+        """Format of the file that it was read from; this version's, where it was not read."""
+        return self._format_found
 
     def __eq__(self, other: object) -> bool:
         """Equal numbers, names and arrays; digests of saved files are not part of the result."""

@@ -194,7 +194,7 @@ def numbers_of(result: AuditResult) -> RunNumbers:
         n_available=origin.data.n_available,
         pillow=origin.versions.get("pillow", "unknown"),
         sketch=sketch_of(result.arrays.get("outcomes/image")),
-        format=result.format,
+        format=result.format_found,
         tool=origin.versions.get("shortcut-audit", "unknown"),
         numerics=Numerics(
             device=origin.device,

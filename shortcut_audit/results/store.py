@@ -240,7 +240,8 @@ def parsed_result(content: object, path: Path) -> AuditResult:
         # digest of the file; what an older result cannot have has defaults that say so.
         content["format"] = FORMAT
     try:
-        return AuditResult.model_validate(content)
+        result = AuditResult.model_validate(content)
+        return result.of_format(found) if type(found) is int else result
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

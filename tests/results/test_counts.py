@@ -78,3 +78,14 @@ def test_paired_counts_and_rates_come_back_from_json_as_they_were() -> None:
 def test_more_hits_than_images_are_refused() -> None:
     with pytest.raises(ValidationError, match="4 hits among 3"):
         Rate(hits=4, n=3)
+
+
+def test_a_copy_with_other_counts_has_other_intervals() -> None:
+    rate, pair = Rate(hits=3, n=10), Paired(n=10, both=1, only_first=5, only_second=0)
+    assert (rate.low, pair.interval) == (Rate(hits=3, n=10).low, pair.interval)
+    copied = rate.model_copy(update={"hits": 9})
+    assert copied == Rate(hits=9, n=10)
+    assert (copied.low, copied.high) == (Rate(hits=9, n=10).low, Rate(hits=9, n=10).high)
+    other = Paired(n=10, both=1, only_first=1, only_second=4)
+    moved = pair.model_copy(update={"only_first": 1, "only_second": 4})
+    assert (moved.interval, moved.p_value) == (other.interval, other.p_value)

@@ -12,6 +12,7 @@ import shortcut_audit as sa
 from shortcut_audit.errors import ResultError, RunFolderError
 from shortcut_audit.report.html import render
 from shortcut_audit.results.audit_result import FORMAT, AuditResult
+from shortcut_audit.results.comparison import compared
 from shortcut_audit.results.findings import DominantFrequenciesFinding
 from shortcut_audit.results.store import (
     check_folder,
@@ -121,6 +122,9 @@ def test_a_result_of_format_5_is_still_read(result: AuditResult, tmp_path: Path)
     (folder / "result.json").write_text(json.dumps(content))
     back = sa.load_result(folder)
     assert back.format == FORMAT
+    assert (back.format_found, result.format_found) == (5, FORMAT)
+    told = compared(back, result).differences
+    assert any((each.what, each.first) == ("format of the result", "5") for each in told)
     assert back.predictions == result.predictions
     for item, now in zip(back.shortcuts.by_class, result.shortcuts.by_class, strict=True):
         assert item == now.model_copy(update={"example_steps": ()})
