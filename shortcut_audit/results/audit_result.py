@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -37,6 +37,7 @@ FORMAT = 7
 # What is said of saved files, and is no part of what was found.
 FILE_DIGESTS = ("arrays_sha256", "result_sha256")
 
+D = TypeVar("D")
 F = TypeVar("F", bound=BaseModel)
 _NO_MODEL = "This is an audit of data, without a model."
 
@@ -84,6 +85,8 @@ class AuditResult(BaseModel):
 
     _arrays: dict[str, NDArray[Any]] = PrivateAttr(default_factory=dict)
     _format_found: int = PrivateAttr(default=FORMAT)
+    # What others derived from all of it, by name.
+    _derived: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> AuditResult:
         """The same result, holding `arrays`, which become read-only."""
@@ -100,6 +103,19 @@ class AuditResult(BaseModel):
         result = self.model_copy()
         result._format_found = found
         return result
+
+    def derived(self, name: str, derive: Callable[[], D]) -> D:
+        """What `derive` makes of this result, made once; neither fields nor arrays ever change."""
+        if name not in self._derived:
+            self._derived[name] = derive()
+        found: D = self._derived[name]
+        return found
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> AuditResult:
+        """As pydantic's; what was derived is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._derived = {}
+        return copied
 
     @property
     def format_found(self) -> int:

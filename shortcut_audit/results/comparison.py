@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.changes import (
@@ -23,7 +24,14 @@ from shortcut_audit.results.changes import (
     effective_share,
 )
 from shortcut_audit.results.counts import Frozen
-from shortcut_audit.results.outcomes import Outcomes, outcomes_of, pair_of, receivers_of
+from shortcut_audit.results.outcomes import (
+    Matcher,
+    Outcomes,
+    outcomes_of,
+    pair_of,
+    pair_of_rows,
+    receivers_of,
+)
 from shortcut_audit.results.run_numbers import (
     ClassNumbers,
     RunNumbers,
@@ -202,8 +210,11 @@ def compared_numbers(
     second_outcomes: Outcomes | None = None,
 ) -> Comparison:
     """Two audits in numbers; paired where outcomes of both are given."""
-    images = _overlap(first, second, first_outcomes, second_outcomes)
-    sides = _Sides(first, second, first_outcomes, second_outcomes, images)
+    matcher = None
+    if first_outcomes is not None and second_outcomes is not None:
+        matcher = Matcher(first_outcomes, second_outcomes)
+    images = _overlap(first, second, first_outcomes, second_outcomes, matcher)
+    sides = _Sides(first, second, first_outcomes, second_outcomes, images, matcher)
     changes: list[Change] = [sides.overall()]
     there = second.by_name
     for item in first.classes:
@@ -216,23 +227,28 @@ def compared_numbers(
 
 
 def _overlap(
-    first: RunNumbers, second: RunNumbers, one: Outcomes | None, other: Outcomes | None
+    first: RunNumbers,
+    second: RunNumbers,
+    one: Outcomes | None,
+    other: Outcomes | None,
+    matcher: Matcher | None,
 ) -> ImageOverlap:
     n_first, n_second = (sum(item.accuracy[1] for item in run.classes) for run in (first, second))
-    if one is None or other is None:
+    if one is None or other is None or matcher is None:
         same = first.data_digest == second.data_digest
         shared = n_first if same else None
         return ImageOverlap(
             kind="equal" if same else "unknown", n_first=n_first, n_second=n_second, n_shared=shared
         )
-    there = {name: place for place, name in enumerate(second.class_names)}
+    theirs = dict(zip(second.class_names, other.rows_by_class(len(second.class_names)), strict=True))
+    none = np.zeros(0, dtype=np.int64)
     n_shared = sum(
-        len(np.intersect1d(one.image[one.label == k], other.image[other.label == j]))
-        for k, name in enumerate(first.class_names)
-        for j in [there.get(name, -1)]
+        len(matcher.shared(rows, theirs.get(name, none))[0])
+        for name, rows in zip(first.class_names, one.rows_by_class(len(first.class_names)), strict=True)
     )
     sizes = {
-        len(set(zip(each.image.tolist(), each.label.tolist(), strict=True))) for each in (one, other)
+        len(np.unique(np.stack([each.image, each.label.astype(np.uint64)]), axis=1).T)
+        for each in (one, other)
     }
     whole = sizes == {n_shared} and n_first == n_second
     kind: Any = "equal" if whole else "overlapping" if n_shared else "disjoint"
@@ -280,6 +296,7 @@ class _Sides:
     one: Outcomes | None
     other: Outcomes | None
     images: ImageOverlap
+    matcher: Matcher | None
 
     @cached_property
     def _sides(self) -> list[tuple[Outcomes, dict[str, int]]]:
@@ -289,6 +306,11 @@ class _Sides:
             for outcomes, run in ((self.one, self.first), (self.other, self.second))
             if self.one is not None and self.other is not None and outcomes is not None
         ]
+
+    @cached_property
+    def _rows(self) -> list[list[NDArray[np.int64]]]:
+        """Rows of each class, of both."""
+        return [outcomes.rows_by_class(len(places)) for outcomes, places in self._sides]
 
     def overall(self) -> Change:
         """Accuracy over all classes."""
@@ -321,26 +343,26 @@ class _Sides:
 
     def _accuracy(self, old: ClassNumbers, new: ClassNumbers) -> Change:
         same = None
-        if self._sides:
+        if self.matcher is not None:
             sides = [
-                (each.image[own], each.right[own])
-                for each, places in self._sides
-                for own in [each.label == places[old.name]]
+                (own, each.right[own])
+                for (each, places), rows in zip(self._sides, self._rows, strict=True)
+                for own in [rows[places[old.name]]]
             ]
-            same = pair_of(*sides, worse_is=False)
+            same = pair_of_rows(self.matcher, *sides, worse_is=False)
         return self._change(old.name, "accuracy", old.accuracy, new.accuracy, same)
 
     def _kept(self, old: ClassNumbers, new: ClassNumbers, quantity: Quantity) -> Change:
         ours, theirs = getattr(old, quantity), getattr(new, quantity)
         same = None
-        if self._sides and ours is not None and theirs is not None:
+        if self.matcher is not None and ours is not None and theirs is not None:
             sides = []
             for each, places in self._sides:
                 rows, called = each.kept[old.name]
                 labels = each.label[rows] == places[old.name]
                 own = labels if quantity == "tpr_kept" else ~labels
-                sides.append((each.image[rows][own], called[own]))
-            same = pair_of(*sides, worse_is=True)
+                sides.append((rows[own], called[own]))
+            same = pair_of_rows(self.matcher, *sides, worse_is=True)
         # The maps are of different images or models: their own noise is in both.
         reliability = min(
             (each.reliability.value if each.reliability else 0.0 for each in (old, new)), default=0.0
@@ -367,8 +389,8 @@ class _Sides:
 
     def _flip(self, old: ClassNumbers, new: ClassNumbers) -> Change:
         same = None
-        if self.one is not None and self.other is not None:
-            same = receivers_of(self.one, self.other, old.name)
+        if self.one is not None and self.other is not None and self.matcher is not None:
+            same = receivers_of(self.one, self.other, old.name, self.matcher)
         if same is None:
             return _of_estimates(old.name, "flip", old.net_flips, new.net_flips, self._why_unpaired())
         values = (

@@ -5,6 +5,7 @@ They are kept since format 6 (docs/result-format.md); results before have none.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.changes import SameReceivers
 from shortcut_audit.results.counts import Paired
 
-__all__ = ["Outcomes", "outcomes_of", "pair_of", "receivers_of"]
+__all__ = ["Matcher", "Outcomes", "outcomes_of", "pair_of", "pair_of_rows", "receivers_of"]
 
 _JUDGE = 1
 
@@ -38,6 +39,12 @@ class Outcomes:
     flips: dict[str, tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]]
     shifted: dict[str, tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.bool_]]]
 
+    def rows_by_class(self, n_classes: int) -> list[NDArray[np.int64]]:
+        """Rows of each class, in their order."""
+        order = np.argsort(self.label, kind="stable")
+        ends = np.searchsorted(self.label[order], np.arange(n_classes + 1))
+        return [order[start:stop] for start, stop in itertools.pairwise(ends.tolist())]
+
 
 def outcomes_of(result: AuditResult) -> Outcomes | None:
     """The outcomes that a result holds; None of a format before 6.
@@ -47,7 +54,7 @@ def outcomes_of(result: AuditResult) -> Outcomes | None:
     if "outcomes/image" not in result.arrays:
         return None
     try:
-        return _read(result)
+        return result.derived("outcomes", lambda: _read(result))
     except (KeyError, IndexError, ValueError) as error:
         raise ResultError(
             f"The outcomes of single images in this result do not hold together: {error}.",
@@ -123,6 +130,35 @@ def _shifted(
     return found
 
 
+class Matcher:
+    """Finds the images that two audits share, class after class.
+
+    Identities are numbered once; then each of many small questions is a look into a table.
+    """
+
+    def __init__(self, first: Outcomes, second: Outcomes) -> None:
+        every = np.concatenate([first.image, second.image])
+        known, numbers = np.unique(every, return_inverse=True)
+        self._numbers = numbers[: len(first.image)], numbers[len(first.image) :]
+        self._table = np.full(len(known), -1, dtype=np.int64)
+
+    def shared(
+        self, first: NDArray[np.int64], second: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places in rows of the first audit and in rows of the second one of the images of both; an
+        image that stands in several rows is that of the first of them."""
+        mine, theirs = self._numbers[0][first], self._numbers[1][second]
+        # The last to be written stays.
+        self._table[theirs[::-1]] = np.arange(len(theirs))[::-1]
+        found = self._table[mine]
+        self._table[theirs] = -1
+        places = np.flatnonzero(found >= 0)
+        self._table[mine[places[::-1]]] = places[::-1]
+        places = places[self._table[mine[places]] == places]
+        self._table[mine[places]] = -1
+        return places, found[places]
+
+
 def pair_of(
     first: tuple[NDArray[np.uint64], NDArray[np.bool_]],
     second: tuple[NDArray[np.uint64], NDArray[np.bool_]],
@@ -136,9 +172,31 @@ def pair_of(
     images are shared: the rest of them must not go unseen.
     """
     _, mine, theirs = np.intersect1d(first[0], second[0], return_indices=True)
-    if not len(mine) or 2 * len(mine) < max(len(first[0]), len(second[0])):
+    return _pair(first[1], second[1], mine, theirs, worse_is)
+
+
+def pair_of_rows(
+    matcher: Matcher,
+    first: tuple[NDArray[np.int64], NDArray[np.bool_]],
+    second: tuple[NDArray[np.int64], NDArray[np.bool_]],
+    *,
+    worse_is: bool,
+) -> Paired | None:
+    """As `pair_of`, of rows of both audits in the place of identities."""
+    mine, theirs = matcher.shared(first[0], second[0])
+    return _pair(first[1], second[1], mine, theirs, worse_is)
+
+
+def _pair(
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    mine: NDArray[np.int64],
+    theirs: NDArray[np.int64],
+    worse_is: bool,
+) -> Paired | None:
+    if not len(mine) or 2 * len(mine) < max(len(first), len(second)):
         return None
-    old, new = first[1][mine] == worse_is, second[1][theirs] == worse_is
+    old, new = first[mine] == worse_is, second[theirs] == worse_is
     return _table(new, old)
 
 
@@ -151,7 +209,9 @@ def _table(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> Paired:
     )
 
 
-def receivers_of(first: Outcomes, second: Outcomes, class_name: str) -> SameReceivers | None:
+def receivers_of(
+    first: Outcomes, second: Outcomes, class_name: str, matcher: Matcher
+) -> SameReceivers | None:
     """Flip rates of a class on the receivers that both audits have; None of fewer than half."""
     if class_name not in first.flips or class_name not in second.flips:
         return None
@@ -159,7 +219,7 @@ def receivers_of(first: Outcomes, second: Outcomes, class_name: str) -> SameRece
         first.flips[class_name],
         second.flips[class_name],
     )
-    _, mine, theirs = np.intersect1d(first.image[rows], second.image[rows_2], return_indices=True)
+    mine, theirs = matcher.shared(rows, rows_2)
     if not len(mine) or 2 * len(mine) < max(len(rows), len(rows_2)):
         return None
     old_after, old_before = after[mine], before[mine]

@@ -178,6 +178,10 @@ def numbers_of(result: AuditResult) -> RunNumbers:
         raise ResultError(
             "This is an audit of data, without a model.", "Compare and gate audits of models."
         )
+    return result.derived("numbers", lambda: _numbers(result))
+
+
+def _numbers(result: AuditResult) -> RunNumbers:
     origin = result.provenance
     finding = result.dominant_frequencies
     maps = {item.class_name: item for item in finding.by_class}
