@@ -70,7 +70,7 @@ class Made:
     half: Sequence[float] = (0.9, 0.9, 0.9)
     verdicts: Sequence[Verdict] = ("no shortcut", "no shortcut", "no shortcut")
     band: str = "mid"
-    ood: dict[str, Sequence[float]] = field(default_factory=dict)
+    ood: dict[str, Sequence[float | None]] = field(default_factory=dict)
     device: str = "cpu"
     torch: str = "2.15.0"
     settings: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +92,8 @@ def made_audit(made: Made = Made()) -> AuditResult:
     """The audit of `made`."""
     names, n, k = made.names, made.n, len(made.names)
     judge = n // 2
-    image = np.arange(n * k, dtype=np.uint64) + np.uint64(made.first * n * k)
+    # Identities differ in their upper bytes, as those of real images do.
+    image = (np.arange(n * k, dtype=np.uint64) + np.uint64(made.first * n * k)) << np.uint64(32)
     label = np.repeat(np.arange(k, dtype=np.int32), n)
     right = np.concatenate([_first(share, n) for share in made.accuracy])
     predicted = np.where(right, label, (label + 1) % k).astype(np.int32)
@@ -202,6 +203,9 @@ def _set(made: Made, name: str) -> SetTransfer:
     by_class = []
     none = Paired(n=0, both=0, only_first=0, only_second=0)
     for c, share in enumerate(made.ood[name]):
+        if share is None:
+            # The set has no images of the class.
+            continue
         rate = Rate(hits=round(share * made.n), n=made.n)
         by_class.append(
             ClassTransfer(

@@ -46,12 +46,17 @@ def init(
     from shortcut_audit.gate.policy_text import policy_text
     from shortcut_audit.gate.soundness import load_sound
 
+    if out.name == "pyproject.toml":
+        raise SettingsError(
+            "A policy of its own is no pyproject.toml.", "Choose -o gate.toml; rules may be moved later."
+        )
     _require_new(out, force)
     _require_free((run,), out)
     policy, notes = frozen_policy(load_sound(run), _day(day))
     _write(out, policy_text(policy, notes))
-    debts = f", {len(policy.debts)} known debts" if policy.debts else ""
-    say(f"{out}: {len(policy.rules)} rules{debts}. Check audits with `shortcut-audit gate check RUN`.")
+    debts = f", {_counted(len(policy.debts), 'known debt')}" if policy.debts else ""
+    rules = _counted(len(policy.rules), "rule")
+    say(f"{out}: {rules}{debts}. Check audits with `shortcut-audit gate check RUN`.")
 
 
 @gate.command("check")
@@ -141,7 +146,7 @@ def update(
         say("Nothing was changed: only an audit that passes moves the policy.")
         raise typer.Exit(report.exit_code)
     stricter, moved = ratcheted(
-        known, load_sound(run), None if baseline is None else load_sound(baseline)
+        known, load_sound(run), _day(day), None if baseline is None else load_sound(baseline)
     )
     for sentence in moved:
         say(sentence)
@@ -172,7 +177,7 @@ def validate(
             faulty = True
             typer.echo("\n  ".join(plain(each) for each in (error.problem, error.next_step)), err=True)
             continue
-        say(f"{path}: {len(known.rules)} rules, {len(known.debts)} known debts.")
+        say(f"{path}: {_counted(len(known.rules), 'rule')}, {_counted(len(known.debts), 'known debt')}.")
         for debt in known.debts:
             if debt.expires is not None and debt.expires < _day(day):
                 say(f"  The debt of {debt.class_name} under {debt.rule!r} expired on {debt.expires}.")
@@ -235,6 +240,10 @@ def _require_free(read: Sequence[Path | None], *outputs: Path | None) -> None:
         if _place(output) in taken:
             raise SettingsError(f"{output} would be written twice, or over what is read.", "Name others.")
         taken.add(_place(output))
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _require_new(out: Path, force: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 from shortcut_audit.errors import ResultError, SettingsError
 from shortcut_audit.gate.evaluation import Trial, images_needed, require_comparable, trials_of
 from shortcut_audit.gate.gate_report import OUTCOMES, Check, GateReport, Outcome
-from shortcut_audit.gate.policy import Policy, Rule, is_named
+from shortcut_audit.gate.policy import OnInconclusive, Policy, Rule, is_named
 from shortcut_audit.gate.same_data import require_same_data
 from shortcut_audit.results.audit_result import AuditResult
 from shortcut_audit.results.changes import holm
@@ -20,7 +20,7 @@ from shortcut_audit.results.run_numbers import RunNumbers, numbers_of
 __all__ = ["check_gate"]
 
 _BLIND = "with so few images no change could be told from chance"
-_NOT_HELD = "with so few images hardly any class could have failed, which is no pass"
+_NOT_HELD = "with so few images it could hardly have failed, which is no pass"
 # Of the audit that a policy was frozen from, at most half of a rule's checks are blind (`freeze.py`).
 _MOST_BLIND = 0.75
 _NO_DEBT = ", and no debt accepts it"
@@ -177,38 +177,31 @@ def _decided(trials: Sequence[Trial], policy: Policy, today: date) -> tuple[Chec
 
 
 def _without_blind_passes(checks: list[Check], trials: Sequence[Trial], policy: Policy) -> list[Check]:
-    """Where hardly a check could have failed, however bad the model, nothing was held: what was asked for
-    is missing. Of a whole policy; of a rule, where it is for far fewer images than the baseline's, or
-    where its limit is out of their reach. Rules that only warn, or pass what is inconclusive, aside.
+    """Where a check could not have failed, however bad the model, nothing was held.
+
+    What was asked for is missing then: where that is so of hardly less than the whole policy; of a class
+    of which the baseline had more than twice the images; of a rule with a limit that is out of reach. But
+    of rules that only warn, and those that pass what is inconclusive.
     """
-    ought = [
-        trial.rule.severity == "fail" and (trial.rule.on_inconclusive or policy.on_inconclusive) != "pass"
-        for trial in trials
-    ]
     nothing_held = _mostly(check.blind for check in checks)
-    places: dict[str, list[int]] = {}
-    for place, check in enumerate(checks):
-        places.setdefault(check.rule, []).append(place)
-    missing = {
-        place
-        for own in places.values()
-        for place in own
-        if checks[place].blind
-        and ought[place]
-        and (
-            nothing_held
-            or (
-                _mostly(checks[each].blind for each in own)
-                and (trials[place].shrunk or trials[place].rule.limit is not None)
-            )
-        )
-    }
-    return [
-        check.model_copy(update={"outcome": "missing", "level": "error", "reason": _NOT_HELD})
-        if place in missing
-        else check
-        for place, check in enumerate(checks)
-    ]
+    by_rule: dict[str, list[bool]] = {}
+    for check in checks:
+        by_rule.setdefault(check.rule, []).append(check.blind)
+    found = []
+    for check, trial in zip(checks, trials, strict=True):
+        ought = trial.rule.severity == "fail" and _wanted(trial.rule, policy) != "pass"
+        out_of_reach = trial.rule.limit is not None and _mostly(by_rule[check.rule])
+        missing = check.blind and (nothing_held or out_of_reach)
+        missing |= trial.shrunk and check.outcome == "inconclusive"
+        if ought and missing:
+            changes = {"outcome": "missing", "level": "error", "reason": _NOT_HELD}
+            check = check.model_copy(update=changes)
+        found.append(check)
+    return found
+
+
+def _wanted(rule: Rule, policy: Policy) -> OnInconclusive:
+    return rule.on_inconclusive or policy.on_inconclusive
 
 
 def _mostly(blind: Iterable[bool]) -> bool:
@@ -244,7 +237,9 @@ def _check(
         change = -trial.worse_by
     elif trial.worsening is not None and trial.rule.relative:
         change = sign * trial.worsening.value
-    needed = images_needed(trial, level) if outcome == "inconclusive" else ""
+    # A verdict whose score did not rise is no question of images.
+    open_question = outcome == "inconclusive" and (trial.excess > 0 or reason == _BLIND)
+    needed = images_needed(trial, level) if open_question else ""
     return Check(
         rule=trial.rule.name,
         kind=trial.rule.kind,
@@ -257,7 +252,7 @@ def _check(
         change=change,
         low=ends[0] if ends and trial.rule.relative else None,
         high=ends[1] if ends and trial.rule.relative else None,
-        tolerance=trial.tolerance if trial.rule.relative else None,
+        tolerance=trial.tolerance if trial.rule.relative and outcome != "missing" else None,
         limit=trial.rule.limit,
         p_value=None if adjusted is None else trial.p_value,
         p_adjusted=adjusted,
@@ -280,7 +275,7 @@ def _level(outcome: Outcome, rule: Rule, policy: Policy) -> Literal["error", "wa
     if outcome == "failed":
         return "error" if rule.severity == "fail" else "warning"
     if outcome == "inconclusive":
-        wanted = rule.on_inconclusive or policy.on_inconclusive
+        wanted = _wanted(rule, policy)
         if wanted == "fail":
             return "error" if rule.severity == "fail" else "warning"
         return "warning" if wanted == "warn" else "note"
@@ -331,11 +326,13 @@ def _verdict_outcome(
     assert trial.worsening is not None
     if trial.now == "not judged":
         return "missing", "this audit holds no verdict of it"
+    by = trial.worsening.value
+    if trial.now == "inconclusive" and trial.excess > 0:
+        return "inconclusive", f"its verdict is open now, and its score changed by {100 * by:+.0f} points"
     if trial.now != "shortcut":
         return ("inconclusive", _BLIND) if trial.blind(level) else ("passed", "")
     if trial.before == "shortcut":
         return "failed", f"a shortcut, as in the baseline{_NO_DEBT}"
-    by = trial.worsening.value
     told = f"a shortcut now, {trial.before} before: its score changed by {100 * by:+.0f} points"
     if trial.excess <= 0:
         return "inconclusive", f"{told}, within the tolerance of {100 * trial.tolerance:.3g}"

@@ -33,8 +33,8 @@ __all__ = ["Trial", "images_needed", "require_comparable", "trials_of", "widenin
 
 # What other arithmetic may do to a share of images, at least one of them: half types move more.
 _OTHER_MACHINE, _OTHER_TYPE = 0.01, 0.03
-# Classes have a few images more or less in another sample; an audit of so many fewer is another audit.
-_FAR_FEWER = 0.8
+# A class has more or fewer images in another sample; of less than half, it is hardly audited any more.
+_FAR_FEWER = 0.5
 _FACTORS = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 
@@ -99,7 +99,7 @@ class Trial:
         worst = self.at_worst()
         if worst is None or worst.worsening is None or self.surely_within:
             return False
-        return worst.worsening.interval(1 - 2 * level)[0] <= self.test_at
+        return worst.worsening.low(level) <= self.test_at
 
 
 def _at_worst(worsening: Worsening, higher: bool) -> Worsening:
@@ -148,10 +148,17 @@ def trials_of(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> Ite
                 continue
             held = rule.kind in ("accuracy", "ood_accuracy") or item.searched
             old = before.get(item.name)
+            if place and not (_is_on(item, place) or (rule.relative and _is_on(old, place))):
+                # The other set has no images of the class, and never had.
+                continue
             # A class that neither audit searched is none of the rule's; one that only this audit left
             # out, or that there is no baseline for, is missing.
             if held or old is None or old.searched:
                 yield _trial(rule, old, item, place, run, comparison)
+
+
+def _is_on(item: ClassNumbers | None, place: str) -> bool:
+    return item is not None and item.ood.get(place, (0, 0))[1] > 0
 
 
 def _sets(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> list[str]:
@@ -207,7 +214,7 @@ def _n_images(kind: Kind, item: ClassNumbers, place: str) -> int:
         return item.accuracy[1]
     if kind == "ood_accuracy":
         return item.ood[place][1] if place in item.ood else 0
-    return item.n_search if kind == "reliability" else item.accuracy[1] - item.n_search
+    return item.n_search if kind == "reliability" else item.n_judge
 
 
 def _missing(trial: Trial, reason: str) -> Trial:
@@ -312,14 +319,37 @@ def images_needed(trial: Trial, level: float) -> str:
     seen = trial if trial.excess > 0 else trial.at_worst()
     if seen is None or seen.worsening is None:
         return ""
-    n = seen.worsening.n
     if _worth(seen.worsening) < 1 and trial.rule.kind in ("tpr_kept", "fpr_kept"):
         return "Its map repeats too badly to compare what is under it: use more search images."
+    higher = worse_when(trial.rule.kind) == "higher"
+    pairs = isinstance(seen.worsening, SameImages | SameReceivers)
+    n = _n_now(seen.worsening, higher)
+    of = "of it in both audits " if pairs else "of it "
     for factor in _FACTORS:
-        # By the interval alone: exact tests of so many images take long, and this is an estimate.
-        if seen.worsening.times(factor).interval(1 - 2 * level)[0] > seen.test_at:
-            return f"About {_round_up(factor * n)} images of it would tell (here {n})."
-    return f"More than {_round_up(_FACTORS[-1] * n)} images of it would be needed (here {n})."
+        if _of_more(seen.worsening, factor, higher).low(level) > seen.test_at:
+            return f"About {_round_up(factor * n)} images {of}would tell (here {n})."
+    if isinstance(seen.worsening, Apart) and seen.worsening.times(_FACTORS[-1]).low(level) > seen.test_at:
+        return f"The baseline has too few images of it to tell ({_n_before(seen.worsening, higher)})."
+    return f"More than {_round_up(_FACTORS[-1] * n)} images {of}would be needed (here {n})."
+
+
+def _of_more(worsening: Worsening, factor: float, higher: bool) -> Worsening:
+    """The same change with more images of this audit; of pairs, and so of both."""
+    if not isinstance(worsening, Apart):
+        return worsening.times(factor)
+    if higher:
+        return replace(worsening, worse=worsening.worse.times(factor))
+    return replace(worsening, better=worsening.better.times(factor))
+
+
+def _n_now(worsening: Worsening, higher: bool) -> int:
+    if not isinstance(worsening, Apart):
+        return worsening.n
+    return worsening.worse.n if higher else worsening.better.n
+
+
+def _n_before(worsening: Apart, higher: bool) -> int:
+    return worsening.better.n if higher else worsening.worse.n
 
 
 def _worth(worsening: Worsening) -> float:

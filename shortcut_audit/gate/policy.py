@@ -49,11 +49,27 @@ class _Closed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+_ASKED = ("may_worsen_by", "at_most", "at_least", "may_be")
+
+
+def _one_or_many(schema: dict[str, Any]) -> None:
+    """A single name needs no list."""
+    many = {key: schema.pop(key) for key in ("items", "minItems", "type") if key in schema}
+    schema["anyOf"] = [{"type": "string"}, many]
+
+
+def _one_of_them(schema: dict[str, Any]) -> None:
+    """Of what a rule may ask for, exactly one; TOML has no null that would be none."""
+    schema["oneOf"] = [{"required": [name]} for name in _ASKED]
+
+
 class Rule(_Closed):
     """One thing that must hold of every class it is about.
 
     Exactly one of `may_worsen_by`, `at_most`, `at_least` and `may_be`.
     """
+
+    model_config = ConfigDict(json_schema_extra=_one_of_them)
 
     kind: Annotated[Kind, Field(description="What is held: a verdict, or a number of a class.")]
     name: Annotated[str, Field(min_length=1, description="What reports call it. [default: its kind]")] = (
@@ -74,7 +90,12 @@ class Rule(_Closed):
     ] = None
     classes: Annotated[
         tuple[str, ...],
-        Field(alias="class", min_length=1, description="Names of classes, with * and ? as wildcards."),
+        Field(
+            alias="class",
+            min_length=1,
+            description="Names of classes, with * and ? as wildcards.",
+            json_schema_extra=_one_or_many,
+        ),
     ] = ("*",)
     together: Annotated[
         bool, Field(strict=True, description="All classes as one, of accuracy and ood_accuracy.")
@@ -85,7 +106,12 @@ class Rule(_Closed):
     ] = None
     sets: Annotated[
         tuple[str, ...],
-        Field(alias="set", min_length=1, description="Names of other sets, of ood_accuracy."),
+        Field(
+            alias="set",
+            min_length=1,
+            description="Names of other sets, of ood_accuracy.",
+            json_schema_extra=_one_or_many,
+        ),
     ] = ("*",)
     severity: Annotated[Severity, Field(description="Whether it fails, or only warns.")] = "fail"
     on_inconclusive: Annotated[
@@ -111,11 +137,7 @@ class Rule(_Closed):
 
     @model_validator(mode="after")
     def _holds(self) -> Rule:
-        given = [
-            name
-            for name in ("may_worsen_by", "at_most", "at_least", "may_be")
-            if getattr(self, name) is not None
-        ]
+        given = [name for name in _ASKED if getattr(self, name) is not None]
         if len(given) != 1:
             told = " and ".join(given) or "none"
             raise ValueError(
@@ -132,6 +154,11 @@ class Rule(_Closed):
             raise ValueError("together is of all classes; leave class out")
         if self.sets != ("*",) and self.kind != "ood_accuracy":
             raise ValueError("set is for ood_accuracy")
+        worst = {"may_worsen_by": 1.0, "at_most": 1.0}.get(
+            given[0], -1.0 if self.kind == "reliability" else 0.0
+        )
+        if self.may_be is None and getattr(self, given[0]) in (worst, -1.0):
+            raise ValueError(f"with {given[0]} = {getattr(self, given[0]):g} it could never fail")
         return self
 
     @property

@@ -19,6 +19,13 @@ __all__ = ["POLICY_FILE", "find_policy", "parse_policy", "read_policy"]
 POLICY_FILE = "gate.toml"
 _PROJECT_FILE = "pyproject.toml"
 _MOST_FAULTS = 8
+# What the library says of lists and texts, in the words of the file.
+_PLAIN = {
+    "tuple_type": "it has to be a list",
+    "too_short": "it has to hold at least 1 item",
+    "string_too_short": "it must not be empty",
+    "model_type": "it has to be a table",
+}
 # Where a table of the file leads, for suggestions.
 _TABLES: dict[str, type[BaseModel]] = {
     "rule": Rule,
@@ -133,6 +140,8 @@ def _fault(fault: Any, content: Any) -> str:
         return (
             f"{where}: {fault['input']!r} is no kind of rule{told}; there are {', '.join(get_args(Kind))}"
         )
+    if fault["type"] in _PLAIN:
+        return f"{where}: {_PLAIN[fault['type']]}"
     message = str(fault["msg"]).removeprefix("Value error, ").rstrip(".")
     return f"{where}: {message[:1].lower()}{message[1:]}"
 

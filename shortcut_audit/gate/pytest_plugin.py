@@ -107,6 +107,9 @@ def _report(
 
     if numerics not in ("widen", "strict"):
         raise SettingsError(f"numerics was given as {numerics!r}.", "It is widen or strict.")
+    if run is None or run is baseline or _is_one_folder(root, run, baseline):
+        what = "names no audit" if run is None else "is its own baseline"
+        raise SettingsError(f"The run {what}.", "Name an audit, and the one it is to be held against.")
     path = find_policy(root) if policy is None else root / policy
     return check_gate(
         _sound(root, run),
@@ -116,6 +119,12 @@ def _report(
         strict_numerics=numerics == "strict",
         names=(_name(run), str(policy or path.name), "" if baseline is None else _name(baseline)),
     )
+
+
+def _is_one_folder(root: Path, run: object, baseline: object) -> bool:
+    if not (isinstance(run, str | os.PathLike) and isinstance(baseline, str | os.PathLike)):
+        return False
+    return os.path.realpath(root / run) == os.path.realpath(root / baseline)
 
 
 def _policy(path: Path) -> Policy:

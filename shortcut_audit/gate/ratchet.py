@@ -6,8 +6,10 @@ number of the baseline gives way only to one that is surely better, so that luck
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
+from shortcut_audit.gate.check import check_gate
 from shortcut_audit.gate.evaluation import require_comparable
 from shortcut_audit.gate.freeze import half_width, noise_of, rounded_up
 from shortcut_audit.gate.policy import Debt, Policy, Rule
@@ -28,42 +30,113 @@ __all__ = ["ratcheted"]
 # nulls rise, and flips with them.
 _FIELDS: dict[Quantity, tuple[str, ...]] = {
     "accuracy": ("accuracy",),
-    "score": ("verdict", "q_value", "band", "limiting", "null_draws", "weight"),
+    "score": ("verdict", "n_judge", "q_value", "band", "limiting", "null_draws", "weight"),
     "flip": ("flips", "draws"),
     "strength": ("strength_share", "curve"),
     "tpr_kept": ("tpr_kept",),
     "fpr_kept": ("fpr_kept",),
     "reliability": ("half_correlation", "n_search"),
 }
+# Rounds in which moves are undone: each ends one rule or class, and few are at fault.
+_ROUNDS = 5
 _KINDS: tuple[Quantity, ...] = (*_FIELDS, "ood_accuracy")
 
 
 def ratcheted(
-    policy: Policy, result: AuditResult, baseline: AuditResult | None = None
+    policy: Policy, result: AuditResult, today: date, baseline: AuditResult | None = None
 ) -> tuple[Policy, list[str]]:
     """The stricter policy, and what moved, in sentences.
 
-    `baseline`: an audit that debts are held against, in the place of the policy's own numbers; these move
-    only where the policy holds them. Raises ResultError where the audits cannot be compared.
+    The policy's own numbers move only where the audit is surely better than they are. `baseline`: an
+    audit that debts are held against in their place. Whatever the audit itself would not pass stays as
+    it was. Raises ResultError where the audits cannot be compared.
     """
-    numbers = numbers_of(result)
-    moved: list[str] = []
-    better: set[tuple[Quantity, str, str]] = set()
-    kept = policy.baseline
-    before = kept if baseline is None else numbers_of(baseline)
-    if before is not None:
-        # Backwards: what is worse before than now.
-        comparison = compared_numbers(numbers, before) if baseline is None else compared(result, baseline)
-        require_comparable(comparison)
-        if comparison.same_numerics:
-            better = _surely_better(comparison, policy.significance)
-        else:
-            moved.append("The baseline stays, and every debt: this audit was computed otherwise.")
-        if kept is not None:
-            kept = _moved_baseline(kept, numbers, better, moved)
-    rules = tuple(_stricter(rule, numbers, moved) for rule in policy.rules)
-    debts = tuple(debt for debt in policy.debts if not _paid(debt, policy, numbers, better, moved))
-    return policy.with_baseline(kept).model_copy(update={"rules": rules, "debts": debts}), moved
+    numbers, own = numbers_of(result), policy.baseline
+    better = None if own is None else _better(compared_numbers(numbers, own), policy)
+    of_debts = better if baseline is None else _better(compared(result, baseline), policy)
+    kept = own if own is None or better is None else _moved_baseline(own, numbers, better)
+    stricter = policy.with_baseline(kept).model_copy(
+        update={
+            "rules": tuple(_stricter(rule, numbers) for rule in policy.rules),
+            "debts": tuple(d for d in policy.debts if not _paid(d, policy, numbers, of_debts or set())),
+        }
+    )
+    stricter = _that_passes(stricter, policy, result, baseline, today)
+    otherwise = (own is not None and better is None) or (baseline is not None and of_debts is None)
+    notes = (
+        ["The baseline stays, and every debt: this audit was computed otherwise."] if otherwise else []
+    )
+    return stricter, [*notes, *_told(policy, stricter)]
+
+
+def _better(comparison: Comparison, policy: Policy) -> set[tuple[Quantity, str, str]] | None:
+    """What is surely better now, of a comparison that runs backwards (worse before than now); None where
+    both were computed otherwise."""
+    require_comparable(comparison)
+    return _surely_better(comparison, policy.significance) if comparison.same_numerics else None
+
+
+def _that_passes(
+    stricter: Policy, policy: Policy, result: AuditResult, baseline: AuditResult | None, today: date
+) -> Policy:
+    """`stricter`, but what the audit that made it would not pass is as it was in `policy`."""
+    for _ in range(_ROUNDS):
+        report = check_gate(result, stricter, baseline=baseline, today=today)
+        at_fault = [check for check in report.checks if check.level == "error"]
+        if not at_fault:
+            return stricter
+        rules = {check.rule for check in at_fault}
+        classes = {check.class_name for check in at_fault}
+        debts = {(check.class_name, check.rule) for check in at_fault}
+        stricter = stricter.with_baseline(_put_back(stricter, policy, classes)).model_copy(
+            update={
+                "rules": tuple(
+                    old if old.name in rules else new
+                    for old, new in zip(policy.rules, stricter.rules, strict=True)
+                ),
+                "debts": tuple(
+                    debt
+                    for debt in policy.debts
+                    if debt in stricter.debts or (debt.class_name, debt.rule) in debts
+                ),
+            }
+        )
+    return policy
+
+
+def _put_back(stricter: Policy, policy: Policy, classes: set[str | None]) -> RunNumbers | None:
+    """The baseline with the old numbers of some classes."""
+    if stricter.baseline is None or policy.baseline is None:
+        return stricter.baseline
+    pairs = zip(policy.baseline.classes, stricter.baseline.classes, strict=True)
+    items = tuple(old if old.name in classes else new for old, new in pairs)
+    return stricter.baseline.model_copy(update={"classes": items})
+
+
+def _told(policy: Policy, stricter: Policy) -> list[str]:
+    """What moved, in sentences."""
+    told = []
+    if policy.baseline is not None and stricter.baseline is not None:
+        for old, new in zip(policy.baseline.classes, stricter.baseline.classes, strict=True):
+            for quantity, fields in _FIELDS.items():
+                if any(getattr(old, field) != getattr(new, field) for field in fields):
+                    what = "verdict and score" if quantity == "score" else quantity
+                    told.append(f"The baseline of {old.name!r} moves: {what}.")
+            for place in sorted(set(old.ood) & set(new.ood)):
+                if old.ood[place] != new.ood[place]:
+                    told.append(f"The baseline of {old.name!r} moves: accuracy on {place}.")
+    for before, now in zip(policy.rules, stricter.rules, strict=True):
+        if before.may_worsen_by != now.may_worsen_by:
+            told.append(
+                f"{now.name!r} may worsen by {now.may_worsen_by:g}, not {before.may_worsen_by:g}."
+            )
+        elif before.limit != now.limit:
+            side = "at most" if now.at_most is not None else "at least"
+            told.append(f"{now.name!r}: {side} {now.limit:g}, not {before.limit:g}.")
+    for debt in policy.debts:
+        if debt not in stricter.debts:
+            told.append(f"The debt of {debt.class_name!r} under {debt.rule!r} is paid.")
+    return told
 
 
 def _surely_better(comparison: Comparison, significance: float) -> set[tuple[Quantity, str, str]]:
@@ -104,10 +177,7 @@ def _n_images(item: ClassNumbers, quantity: Quantity, place: str) -> float:
 
 
 def _moved_baseline(
-    baseline: RunNumbers,
-    numbers: RunNumbers,
-    better: set[tuple[Quantity, str, str]],
-    moved: list[str],
+    baseline: RunNumbers, numbers: RunNumbers, better: set[tuple[Quantity, str, str]]
 ) -> RunNumbers:
     classes = []
     here = numbers.by_name
@@ -121,13 +191,11 @@ def _moved_baseline(
                 changes["ood"] = {**changes.get("ood", old.ood), place: new.ood[place]}
             else:
                 changes |= {field: getattr(new, field) for field in _FIELDS[quantity]}
-            told = "verdict and score" if quantity == "score" else quantity
-            moved.append(f"The baseline of {name!r} moves: {told}{f' on {place}' if place else ''}.")
         classes.append(old.model_copy(update=changes))
     return baseline.model_copy(update={"classes": tuple(classes)})
 
 
-def _stricter(rule: Rule, numbers: RunNumbers, moved: list[str]) -> Rule:
+def _stricter(rule: Rule, numbers: RunNumbers) -> Rule:
     if not rule.ratchet or rule.may_be is not None:
         return rule
     if rule.may_worsen_by is not None:
@@ -137,9 +205,8 @@ def _stricter(rule: Rule, numbers: RunNumbers, moved: list[str]) -> Rule:
             noise = None if total is None else rounded_up(half_width(total))
         if noise is None or noise >= rule.may_worsen_by:
             return rule
-        moved.append(f"{rule.name!r} may worsen by {noise:g}, not {rule.may_worsen_by:g}.")
         return rule.model_copy(update={"may_worsen_by": noise})
-    return _closer_limit(rule, numbers, moved)
+    return _closer_limit(rule, numbers)
 
 
 def _total(rule: Rule, numbers: RunNumbers) -> tuple[int, int]:
@@ -151,7 +218,7 @@ def _total(rule: Rule, numbers: RunNumbers) -> tuple[int, int]:
     return sum(hits for hits, _ in counts), sum(n for _, n in counts)
 
 
-def _closer_limit(rule: Rule, numbers: RunNumbers, moved: list[str]) -> Rule:
+def _closer_limit(rule: Rule, numbers: RunNumbers) -> Rule:
     """A limit as near to the worst class as its interval allows, where that is nearer than before."""
     assert rule.limit is not None
     if rule.kind == "strength":
@@ -165,7 +232,6 @@ def _closer_limit(rule: Rule, numbers: RunNumbers, moved: list[str]) -> Rule:
     if not closer:
         return rule
     side = "at_most" if rule.at_most is not None else "at_least"
-    moved.append(f"{rule.name!r}: {side.replace('_', ' ')} {near:g}, not {rule.limit:g}.")
     return rule.model_copy(update={side: near})
 
 
@@ -204,7 +270,6 @@ def _paid(
     policy: Policy,
     numbers: RunNumbers,
     better: set[tuple[Quantity, str, str]],
-    moved: list[str],
 ) -> bool:
     """Whether what the debt excuses is surely gone."""
     rule = next(rule for rule in policy.rules if rule.name == debt.rule)
@@ -216,6 +281,4 @@ def _paid(
     gone = all((quantity, debt.class_name, place) in better for place in places)
     if rule.kind in ("verdict", "flip", "strength"):
         gone = gone and new.verdict == "no shortcut"
-    if gone:
-        moved.append(f"The debt of {debt.class_name!r} under {debt.rule!r} is paid.")
     return gone

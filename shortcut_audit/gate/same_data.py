@@ -30,18 +30,22 @@ def require_same_data(comparison: Comparison) -> str:
         return ""
     found, told = _shared(comparison)
     share = expected_share(_n_images(one), _n_images(other), n_available)
-    surely_others = common_by_chance(found, told, share) < _NEVER
-    if told and common_by_chance(0, told, share) < _NEVER:
-        if surely_others and found / told < _LEAST_COMMON * share:
-            return _others(one, other, f"{found} of {told} images are in both, of {share:.0%} expected")
-        if surely_others and found / told < _MOSTLY * share:
-            return (
-                f"Part of the data has changed: {found / told:.0%} of the images are in both samples,"
-                f" of {share:.0%} expected."
-            )
+    if told and common_by_chance(found, told, share) < _NEVER:
+        common = f"{found} of {told} images are in both, of {share:.0%} expected"
+        if found / told < _LEAST_COMMON * share:
+            raise _others(one, other, common)
+        if found / told < _MOSTLY * share:
+            return f"Part of the data has changed: {common}."
+    if found:
+        # No two images have the same identity: these were drawn from the same data.
         return ""
     if one.n_available != other.n_available:
-        return _others(one, other, "they are drawn from another number of images")
+        raise _others(one, other, "they are drawn from another number of images")
+    if told:
+        return (
+            f"No image is in both audits, and so few ({share:.1%}) would be that their data may or"
+            " may not be the same."
+        )
     return ""
 
 
@@ -56,16 +60,13 @@ def _n_images(numbers: RunNumbers) -> int:
     return sum(item.accuracy[1] for item in numbers.classes)
 
 
-def _others(one: RunNumbers, other: RunNumbers, why: str) -> str:
-    """Refuse; but for images that another library decoded, which are others to the last bit."""
+def _others(one: RunNumbers, other: RunNumbers, why: str) -> ResultError:
+    told = f"there of {one.n_available:,}, here of {other.n_available:,}"
     if one.pillow != other.pillow:
-        return (
-            f"Whether the data are the baseline's is not known: {why}, but Pillow {one.pillow} decoded"
-            f" those, and {other.pillow} these."
-        )
-    raise ResultError(
-        f"The images are not of the baseline's data: {why} (there of {one.n_available:,}, here of"
-        f" {other.n_available:,}).",
-        'Audit the baseline\'s data, freeze a new policy with `gate init`, or write data = "any" into the'
-        " policy where that is meant.",
+        # Another decoder gives other pixels, and no image is known again.
+        told += f"; Pillow {one.pillow} decoded those, {other.pillow} these"
+    return ResultError(
+        f"The images are not of the baseline's data: {why} ({told}).",
+        "Audit the baseline's data, as the baseline was, freeze a new policy with `gate init`, or write"
+        ' data = "any" into the policy where other data are meant.',
     )

@@ -4,8 +4,12 @@ A gate runs in a second, most of which loading scipy would take. The tests here 
 or inversions of the intervals of `results/statistics.py`.
 
 An *estimate* is one number of one audit with its interval; a *worsening* is a difference of two, oriented
-so that above 0 is worse. Every worsening has `value`, `interval(confidence)` and `p_over(tolerance)`, the
-one-sided p of its true value being no more than `tolerance`.
+so that above 0 is worse. Every worsening has `value`, `interval(confidence)` to be shown,
+`p_over(tolerance)`, the one-sided p of its true value being no more than `tolerance`, and `low(level)`,
+what its true value is surely above at that level.
+
+What is shown are Wilson's intervals. Far out, where a gate decides, they are too short for shares near 0
+and 1, and for audits of unequal size that adds up: tests of different images rest on exact ones.
 """
 
 from __future__ import annotations
@@ -17,7 +21,12 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from shortcut_audit.results.counts import Paired
-from shortcut_audit.results.statistics import paired_interval, proportion_interval, spearman_brown
+from shortcut_audit.results.statistics import (
+    exact_interval,
+    paired_interval,
+    proportion_interval,
+    spearman_brown,
+)
 
 __all__ = [
     "Apart",
@@ -38,6 +47,8 @@ __all__ = [
 # Beyond, a confidence cannot be told from 1 in floating point; p of it is 3e-14.
 _MOST_SIGMAS = 7.5
 _STEPS = 22
+# Above, no decision hangs on p, and Wilson's intervals do.
+_DECIDES = 0.06
 _NORMAL = NormalDist()
 
 
@@ -98,12 +109,15 @@ def effective_share(n: int, reliability: float | None) -> float:
     return 1.0 / (1.0 + max(n - 1, 0) * shared)
 
 
-def _paired_interval(pair: Paired, worth: float, confidence: float) -> tuple[float, float]:
+def _paired_interval(
+    pair: Paired, worth: float, confidence: float, exact: bool = False
+) -> tuple[float, float]:
     """Newcombe's interval of `pair`, as of `worth` times as many images."""
+    limits = exact_interval if exact else proportion_interval
     both, first, second = (worth * k for k in (pair.both, pair.only_first, pair.only_second))
     # Parts of images may come to a hair more than the whole.
     n = max(worth * pair.n, both + first, both + second)
-    return paired_interval(both, first, second, n, confidence)  # type: ignore[arg-type]
+    return paired_interval(both, first, second, n, confidence, limits)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -118,10 +132,13 @@ class Proportion:
     def value(self) -> float:
         return self.hits / self.n
 
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """Wilson's."""
-        # The formula holds for parts of images as well.
-        return proportion_interval(self.hits * self.worth, self.n * self.worth, confidence)  # type: ignore[arg-type]
+    def interval(self, confidence: float, exact: bool = False) -> tuple[float, float]:
+        """Wilson's, or Clopper and Pearson's."""
+        # The formulas hold for parts of images as well.
+        hits, n = self.hits * self.worth, self.n * self.worth
+        if exact:
+            return exact_interval(hits, n, confidence)
+        return proportion_interval(hits, n, confidence)  # type: ignore[arg-type]
 
     def times(self, factor: float) -> Proportion:
         """The same share of `factor` times as many images."""
@@ -148,9 +165,9 @@ class NetShare:
     def value(self) -> float:
         return self.weight * self.pair.difference
 
-    def interval(self, confidence: float) -> tuple[float, float]:
+    def interval(self, confidence: float, exact: bool = False) -> tuple[float, float]:
         """Newcombe's."""
-        low, high = _paired_interval(self.pair, 1 / self.draws, confidence)
+        low, high = _paired_interval(self.pair, 1 / self.draws, confidence, exact)
         return self.weight * low, self.weight * high
 
     def times(self, factor: float) -> NetShare:
@@ -178,8 +195,8 @@ class MapReliability:
     def value(self) -> float:
         return spearman_brown(self.half)
 
-    def interval(self, confidence: float) -> tuple[float, float]:
-        """Fisher's z interval, carried to the whole."""
+    def interval(self, confidence: float, exact: bool = False) -> tuple[float, float]:
+        """Fisher's z interval, carried to the whole; there is no other."""
         reach = _NORMAL.inv_cdf(0.5 + confidence / 2) / math.sqrt(max(self.n / 2 - 3, 1.0))
         z = math.atanh(min(max(self.half, -0.999), 0.999))
         return spearman_brown(math.tanh(z - reach)), spearman_brown(math.tanh(z + reach))
@@ -209,7 +226,8 @@ class Apart:
     """`worse` less `better`, of different images.
 
     Interval: those of both, combined (the method of variance estimates recovery; of two shares
-    Newcombe's, 1998, method 10 for independent samples). Of two shares p is no smaller than Fisher's.
+    Newcombe's, 1998, method 10 for independent samples). p inverts that of exact intervals, and of two
+    shares is no smaller than Fisher's.
     """
 
     worse: Estimate
@@ -226,6 +244,9 @@ class Apart:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         return _combined(self.worse, self.better, confidence)
 
+    def low(self, level: float) -> float:
+        return _combined(self.worse, self.better, 1 - 2 * level, exact=True)[0]
+
     def p_over(self, tolerance: float) -> float:
         return _p_apart(self, tolerance)
 
@@ -233,12 +254,17 @@ class Apart:
         return Apart(self.worse.times(factor), self.better.times(factor))
 
 
-def _combined(one: Estimate, other: Estimate, confidence: float) -> tuple[float, float]:
-    (low_1, high_1), (low_2, high_2) = one.interval(confidence), other.interval(confidence)
+def _combined(
+    one: Estimate, other: Estimate, confidence: float, exact: bool = False
+) -> tuple[float, float]:
+    (low_1, high_1), (low_2, high_2) = (each.interval(confidence, exact) for each in (one, other))
     difference = one.value - other.value
     low = difference - math.hypot(one.value - low_1, high_2 - other.value)
     high = difference + math.hypot(high_1 - one.value, other.value - low_2)
-    return low, high
+    if isinstance(one, MapReliability):
+        return low, high
+    # Shares differ by no more than 1.
+    return max(-1.0, low), min(1.0, high)
 
 
 @lru_cache(maxsize=4096)
@@ -246,6 +272,9 @@ def _p_apart(change: Apart, tolerance: float) -> float:
     if change.value <= tolerance:
         return 1.0
     p = _p_by_inversion(lambda confidence: change.interval(confidence)[0], tolerance)
+    if p > _DECIDES:
+        return p
+    p = max(p, _p_by_inversion(lambda confidence: change.low((1 - confidence) / 2), tolerance))
     one, other = change.worse, change.better
     if isinstance(one, Proportion) and isinstance(other, Proportion):
         p = max(p, fisher_p_value(one.hits, one.n, other.hits, other.n))
@@ -272,6 +301,9 @@ class SameImages:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         return _paired_interval(self.pair, self.worth, confidence)
+
+    def low(self, level: float) -> float:
+        return self.interval(1 - 2 * level)[0]
 
     def p_over(self, tolerance: float) -> float:
         return _p_same(self, tolerance)
@@ -312,6 +344,9 @@ class SameReceivers:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         return _combined(NetShare(self.after), NetShare(self.before), confidence)
 
+    def low(self, level: float) -> float:
+        return self.interval(1 - 2 * level)[0]
+
     def p_over(self, tolerance: float) -> float:
         if self.value <= tolerance:
             return 1.0
@@ -350,10 +385,16 @@ class Exceeds:
         low, high = sorted(self._beyond(end) for end in self.estimate.interval(confidence))
         return low, high
 
+    def low(self, level: float) -> float:
+        return min(self._beyond(end) for end in self.estimate.interval(1 - 2 * level, exact=True))
+
     def p_over(self, tolerance: float) -> float:
         if self.value <= tolerance:
             return 1.0
-        return _p_by_inversion(lambda confidence: self.interval(confidence)[0], tolerance)
+        p = _p_by_inversion(lambda confidence: self.interval(confidence)[0], tolerance)
+        if p > _DECIDES:
+            return p
+        return max(p, _p_by_inversion(lambda confidence: self.low((1 - confidence) / 2), tolerance))
 
     def times(self, factor: float) -> Exceeds:
         return replace(self, estimate=self.estimate.times(factor))

@@ -20,6 +20,8 @@ from shortcut_audit.results.counts import Paired
 __all__ = ["Matcher", "Outcomes", "outcomes_of", "pair_of", "pair_of_rows", "receivers_of"]
 
 _JUDGE = 1
+# Of the larger side's images, those that pairs have to be made of.
+_NEARLY_ALL = 0.95
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,8 @@ def pair_of(
     """Outcomes on the images of both sides as counts, oriented as `SameImages` has it.
 
     Each side: identities (n,) and whether the outcome holds. `worse_is`: the outcome that is the worse
-    one. The newer side comes first in the counts. None where fewer than half of the larger side's
-    images are shared: the rest of them must not go unseen.
+    one. The newer side comes first in the counts. None where hardly less than all of the larger side's
+    images are shared (`_NEARLY_ALL`): the rest of them must not go unseen.
     """
     _, mine, theirs = np.intersect1d(first[0], second[0], return_indices=True)
     return _pair(first[1], second[1], mine, theirs, worse_is)
@@ -194,7 +196,7 @@ def _pair(
     theirs: NDArray[np.int64],
     worse_is: bool,
 ) -> Paired | None:
-    if not len(mine) or 2 * len(mine) < max(len(first), len(second)):
+    if not len(mine) or len(mine) < _NEARLY_ALL * max(len(first), len(second)):
         return None
     old, new = first[mine] == worse_is, second[theirs] == worse_is
     return _table(new, old)
@@ -212,7 +214,7 @@ def _table(new: NDArray[np.bool_], old: NDArray[np.bool_]) -> Paired:
 def receivers_of(
     first: Outcomes, second: Outcomes, class_name: str, matcher: Matcher
 ) -> SameReceivers | None:
-    """Flip rates of a class on the receivers that both audits have; None of fewer than half."""
+    """Flip rates of a class on the receivers that both audits have; None of fewer than nearly all."""
     if class_name not in first.flips or class_name not in second.flips:
         return None
     (rows, before, after), (rows_2, before_2, after_2) = (
@@ -220,7 +222,7 @@ def receivers_of(
         second.flips[class_name],
     )
     mine, theirs = matcher.shared(rows, rows_2)
-    if not len(mine) or 2 * len(mine) < max(len(rows), len(rows_2)):
+    if not len(mine) or len(mine) < _NEARLY_ALL * max(len(rows), len(rows_2)):
         return None
     old_after, old_before = after[mine], before[mine]
     new_after, new_before = after_2[theirs], before_2[theirs]

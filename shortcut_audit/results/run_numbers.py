@@ -69,9 +69,9 @@ class ClassNumbers(Frozen):
 
     `accuracy` of all its images; `tpr_kept`, `fpr_kept` under its map; `flips` at the best rung, whose
     images stand in `draws` pairs each; `limiting` (of `null_draws`): the comparison with a null that
-    limits the score, and `weight`: what it counts. `half_correlation` of halves of the map's `n_search`
-    images. `band` of the verdict's orbits. `curve`: rungs that no smaller one outdoes. `ood`: recall by
-    other set.
+    limits the score, and `weight`: what it counts. `n_judge` images that it was judged on.
+    `half_correlation` of halves of the map's `n_search` images. `band` of the verdict's orbits.
+    `curve`: rungs that no smaller one outdoes. `ood`: recall by other set.
     """
 
     name: str
@@ -90,6 +90,7 @@ class ClassNumbers(Frozen):
     strength_share: Share | None = None
     curve: tuple[CurvePoint, ...] = ()
     n_search: Count = 0
+    n_judge: Count = 0
     half_correlation: Annotated[float | None, Field(ge=-1, le=1, allow_inf_nan=False)] = None
     ood: dict[str, Hits] = Field(default_factory=dict)
 
@@ -241,6 +242,7 @@ def _verdict_numbers(item: ClassShortcut) -> dict[str, object]:
     best = item.best
     numbers: dict[str, object] = {
         "verdict": item.verdict,
+        "n_judge": item.n_judge,
         "q_value": item.q_value,
         "band": "" if item.extent is None else item.extent.band,
         "tpr_kept": (item.tpr_kept.hits, item.tpr_kept.n),

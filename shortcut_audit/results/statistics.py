@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 __all__ = [
     "adjusted_p_values",
     "auc_interval",
+    "exact_interval",
     "halvings",
     "images_for_reliability",
     "paired_interval",
@@ -49,6 +51,65 @@ def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[fl
     )
 
 
+@lru_cache(maxsize=65536)
+def exact_interval(hits: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a proportion `hits`/`n`, without scipy; parts of images count.
+
+    It never covers less than it says (Clopper and Pearson, 1934). Wilson's does, far out on the short
+    side of a skewed share: at three and a half standard errors ten times as often.
+
+    >>> low, high = exact_interval(8, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.444, 0.975)
+    """
+    if n <= 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = 0.0 if hits <= 0 else _beta_quantile(tail, hits, n - hits + 1)
+    high = 1.0 if hits >= n else 1 - _beta_quantile(tail, n - hits, hits + 1)
+    return low, high
+
+
+def _beta_quantile(tail: float, a: float, b: float) -> float:
+    """Where the distribution function of the beta distribution is `tail`, by safeguarded Newton steps."""
+    low, high = 0.0, 1.0
+    # Wilson's limit is near enough to start from.
+    x = min(max(proportion_interval(a, a + b, 1 - 2 * tail)[0], 1e-12), 1 - 1e-12)  # type: ignore[arg-type]
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    for _ in range(60):
+        found = _incomplete_beta(x, a, b, scale)
+        low, high = (x, high) if found < tail else (low, x)
+        # Of the logarithm, which is nearly straight far out.
+        density = math.exp(scale + (a - 1) * math.log(x) + (b - 1) * math.log1p(-x))
+        step = math.log(max(found, 1e-300) / tail) * found / max(density, 1e-300)
+        nearer = x - step
+        if not low < nearer < high:
+            nearer = (low + high) / 2
+        if abs(nearer - x) < 1e-9 * max(x, 1e-12):
+            return nearer
+        x = nearer
+    return x
+
+
+def _incomplete_beta(x: float, a: float, b: float, scale: float) -> float:
+    """The regularised incomplete beta function, by its continued fraction (Lentz's method)."""
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(1 - x, b, a, scale)
+    front = math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / a
+    c, d = 1.0, 1 / max(1 - (a + b) * x / (a + 1), 1e-300)
+    fraction = d
+    for m in range(1, 500):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / (1 + term * d or 1e-300)
+            c = 1 + term / c or 1e-300
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-12:
+            break
+    return front * fraction
+
+
 def paired_p_value(only_first: int, only_second: int) -> float:
     """Exact one-sided McNemar test that the first of two outcomes is the more frequent one.
 
@@ -67,19 +128,24 @@ def paired_p_value(only_first: int, only_second: int) -> float:
 
 
 def paired_interval(
-    both: int, only_first: int, only_second: int, n: int, confidence: float = 0.95
+    both: int,
+    only_first: int,
+    only_second: int,
+    n: int,
+    confidence: float = 0.95,
+    interval: Callable[[int, int, float], tuple[float, float]] = proportion_interval,
 ) -> tuple[float, float]:
     """Interval of the difference of two proportions of the same `n` pairs, first - second.
 
-    Newcombe (1998), method 10: Wilson intervals of both proportions, combined with their correlation.
-    Returns (low, high) in [-1, 1]; n = 0 says nothing: (-1, 1).
+    Newcombe (1998), method 10: Wilson intervals of both proportions (or others: `interval`), combined
+    with their correlation. Returns (low, high) in [-1, 1]; n = 0 says nothing: (-1, 1).
     """
     if n == 0:
         return -1.0, 1.0
     neither = n - both - only_first - only_second
     first, second = both + only_first, both + only_second
-    low_1, high_1 = proportion_interval(first, n, confidence)
-    low_2, high_2 = proportion_interval(second, n, confidence)
+    low_1, high_1 = interval(first, n, confidence)
+    low_2, high_2 = interval(second, n, confidence)
     p_1, p_2 = first / n, second / n
     margins = first * (n - first) * second * (n - second)
     product = float(both * neither - only_first * only_second)

@@ -29,7 +29,7 @@ gate = pytest.mark.shortcut_audit
 @gate(run="good")
 def test_passes(): ...
 
-@gate("good", "gate.toml", baseline="good", numerics="strict")
+@gate("good", "gate.toml", baseline="same", numerics="strict")
 def test_passes_with_all(): ...
 
 @gate(run="bad")
@@ -55,6 +55,17 @@ def test_damaged_baseline(): ...
 @gate(run="good", baseline="others")
 def test_other_classes(): ...
 
+@gate(run="good", baseline="sub/../good")
+def test_own_baseline(): ...
+
+def test_fixture_own_baseline(shortcut_audit_gate):
+    from shortcut_audit.results.store import load_result
+    good = load_result("good")
+    shortcut_audit_gate(good, baseline=good)
+
+def test_fixture_nothing(shortcut_audit_gate):
+    shortcut_audit_gate(None)
+
 @gate(run="unjudged")
 def test_incomplete(): ...
 
@@ -75,7 +86,7 @@ def test_fixture(shortcut_audit_gate, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     report = shortcut_audit_gate("good")
     assert report.passed and report.policy == "gate.toml"
-    assert shortcut_audit_gate(run=Path("good"), baseline="good").images
+    assert shortcut_audit_gate(run=Path("good"), baseline="same").images
 
 def test_fixture_fails(shortcut_audit_gate):
     shortcut_audit_gate("bad")
@@ -85,8 +96,7 @@ def test_fixture_missing(shortcut_audit_gate):
 
 def test_fixture_result(shortcut_audit_gate):
     from shortcut_audit.results.store import load_result
-    good = load_result("good")
-    assert shortcut_audit_gate(good, baseline=good).run == "this audit"
+    assert shortcut_audit_gate(load_result("good"), baseline=load_result("same")).run == "this audit"
     shortcut_audit_gate(load_result("bad"))
 
 def test_fixture_unsound(shortcut_audit_gate):
@@ -112,9 +122,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, s
     """By test: `passed`, `failed`, `error` or `skipped`, and what was said."""
     folder = tmp_path_factory.mktemp("project")
     made = {
-        "good": Made(), "bad": PLANTED, "cut": Made(), "others": Made(names=("a", "b", "c")),
+        "good": Made(), "same": Made(), "bad": PLANTED, "cut": Made(),
+        "others": Made(names=("a", "b", "c")),
         "unjudged": Made(verdicts=("not judged", "no shortcut", "no shortcut")),
     }  # fmt: skip
+    (folder / "sub").mkdir()
     for name, each in made.items():
         made_audit(each).save(folder / name)
     arrays = folder / "cut" / "arrays.safetensors"
@@ -167,6 +179,9 @@ def test_a_gate_that_fails_names_class_and_rule(outcomes: dict[str, tuple[str, s
         ("test_missing_policy", "none.toml cannot be read"),
         ("test_damaged_baseline", "cut/arrays.safetensors"),
         ("test_other_classes", "classes are not those"),
+        ("test_own_baseline", "is its own baseline"),
+        ("test_fixture_own_baseline", "is its own baseline"),
+        ("test_fixture_nothing", "names no audit"),
         ("test_incomplete", "Gate incomplete"),
         ("test_no_run", "needs run="),
         ("test_typo", "does not know polcy"),
@@ -182,7 +197,7 @@ def test_what_cannot_be_held_fails(outcomes: dict[str, tuple[str, str]], name: s
 
 def test_every_inner_test_is_looked_at(outcomes: dict[str, tuple[str, str]]) -> None:
     assert outcomes["test_skipped"][0] == "skipped"
-    assert len(outcomes) == TESTS.count("def test_") == 19
+    assert len(outcomes) == TESTS.count("def test_") == 22
 
 
 def test_the_plugin_loads_nothing_until_it_is_used(tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import pytest
 from audited import Made, made_audit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shortcut_audit.errors import SettingsError
 from shortcut_audit.gate.check import check_gate
 from shortcut_audit.gate.freeze import frozen_policy
 from shortcut_audit.gate.policy import Policy
@@ -26,7 +28,7 @@ def policy_of(made: Made) -> Policy:
 
 
 def moved(policy: Policy, made: Made) -> Policy:
-    return ratcheted(policy, made_audit(made))[0]
+    return ratcheted(policy, made_audit(made), TODAY)[0]
 
 
 shares = st.lists(st.sampled_from([0.0, 0.02, 0.3, 0.5, 0.9, 0.97]), min_size=3, max_size=3)
@@ -121,7 +123,7 @@ def test_a_second_update_with_the_same_audit_changes_nothing() -> None:
 def test_what_is_surely_better_becomes_the_baseline_and_pays_its_debt() -> None:
     policy = policy_of(BAD)
     assert len(policy.debts) == 1
-    updated, told = ratcheted(policy, made_audit(Made()))
+    updated, told = ratcheted(policy, made_audit(Made()), TODAY)
     assert updated.debts == ()
     assert updated.baseline is not None
     horse = updated.baseline.of("horse")
@@ -152,7 +154,7 @@ def test_each_number_moves_by_its_own_test() -> None:
     finding = shortcuts.model_copy(update={"by_class": (horse, *others)})
     findings = tuple(finding if each is shortcuts else each for each in audit.findings)
     confounded = audit.model_copy(update={"findings": findings}).with_arrays(audit.arrays)
-    updated, told = ratcheted(policy, confounded)
+    updated, told = ratcheted(policy, confounded, TODAY)
     assert policy.baseline is not None
     assert updated.baseline is not None
     was, now = policy.baseline.of("horse"), updated.baseline.of("horse")
@@ -167,8 +169,9 @@ def test_debts_are_held_against_a_baseline_that_is_named() -> None:
     """Of a policy without numbers of its own."""
     policy = policy_of(BAD).with_baseline(None)
     assert policy.baseline_sha256 == ""
-    assert ratcheted(policy, made_audit(Made()))[0].debts == policy.debts
-    updated, told = ratcheted(policy, made_audit(Made()), made_audit(BAD))
+    with pytest.raises(SettingsError, match="need a baseline"):
+        ratcheted(policy, made_audit(Made()), TODAY)
+    updated, told = ratcheted(policy, made_audit(Made()), TODAY, made_audit(BAD))
     assert updated.baseline is None
     assert updated.debts == ()
     assert any("is paid" in sentence for sentence in told)
@@ -184,7 +187,42 @@ def test_luck_moves_nothing() -> None:
 
 def test_an_audit_computed_otherwise_moves_no_numbers() -> None:
     policy = policy_of(BAD)
-    updated, told = ratcheted(policy, made_audit(Made(device="cuda")))
+    updated, told = ratcheted(policy, made_audit(Made(device="cuda")), TODAY)
     assert updated.baseline == policy.baseline
     assert updated.debts == policy.debts
     assert any("computed otherwise" in sentence for sentence in told)
+
+
+def test_an_audit_that_is_named_moves_no_number_of_the_policy() -> None:
+    """Better than that one, and worse than the policy: only debts go by it."""
+    best = policy_of(Made(n=400, accuracy=(0.95, 0.9, 0.9)))
+    middling, poor = (Made(n=400, accuracy=(share, 0.9, 0.9)) for share in (0.9, 0.75))
+    updated, _ = ratcheted(best, made_audit(middling), TODAY, made_audit(poor))
+    assert updated.baseline == best.baseline
+    assert check_gate(made_audit(Made(n=400, accuracy=(0.84, 0.9, 0.9))), updated, today=TODAY).exit_code
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(audits(), audits(), st.sampled_from(["fail", "warn"]), st.sampled_from([0.25, 0.4]))
+def test_an_updated_policy_passes_the_audit_that_made_it(
+    before: Made, after: Made, on_inconclusive: Any, tolerance: float
+) -> None:
+    """However wide the tolerances were that a hand had written."""
+    wide = [{**each} for each in LIMITS] + [
+        {"name": f"wide {kind}", "kind": kind, "may_worsen_by": tolerance}
+        for kind in ("accuracy", "flip", "verdict", "tpr_kept", "reliability", "ood_accuracy", "strength")
+    ]
+    policy = parse_policy({"rule": wide, "on_inconclusive": on_inconclusive}, "It")
+    policy = policy.with_baseline(policy_of(before).baseline)
+    if check_gate(made_audit(after), policy, today=TODAY).exit_code == 0:
+        updated = moved(policy, after)
+        assert check_gate(made_audit(after), updated, today=TODAY).exit_code == 0
+
+
+def test_a_tolerance_is_not_tightened_below_what_was_just_accepted() -> None:
+    policy = parse_policy({"rule": [{"kind": "accuracy", "may_worsen_by": 0.25}]}, "It")
+    policy = policy.with_baseline(policy_of(Made(n=600)).baseline)
+    worse = Made(n=600, accuracy=(0.72, 0.9, 0.9))
+    assert check_gate(made_audit(worse), policy, today=TODAY).exit_code == 0
+    updated, told = ratcheted(policy, made_audit(worse), TODAY)
+    assert (updated, told) == (policy, [])

@@ -47,4 +47,4 @@ def allowed_text(check: Check) -> str:
     """What the rule allows."""
     if check.limit is not None:
         return f"limit {check.limit:g}"
-    return "–" if check.tolerance is None else f"± {check.tolerance:.3g}"
+    return "–" if check.tolerance is None else f"{check.tolerance:.3g} worse"
