@@ -125,7 +125,7 @@ def update(
 ) -> None:
     """Move the ratchet forwards: stricter where the audit is surely better, never looser."""
     from shortcut_audit.gate.outputs import as_terminal
-    from shortcut_audit.gate.policy_text import policy_text
+    from shortcut_audit.gate.policy_text import head_notes, policy_text
     from shortcut_audit.gate.ratchet import ratcheted
     from shortcut_audit.gate.soundness import load_sound
 
@@ -155,7 +155,8 @@ def update(
     elif dry_run:
         say("Nothing was written.")
     else:
-        _write(target, policy_text(stricter))
+        notes = [] if path.name == "pyproject.toml" else head_notes(path.read_text(encoding="utf-8"))
+        _write(target, policy_text(stricter, notes))
         say(f"Tightened: {target}")
 
 

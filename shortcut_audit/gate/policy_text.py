@@ -11,7 +11,7 @@ from shortcut_audit.errors import printable
 from shortcut_audit.gate.policy import Debt, Policy, Rule
 from shortcut_audit.results.run_numbers import ClassNumbers, RunNumbers
 
-__all__ = ["policy_text"]
+__all__ = ["head_notes", "policy_text"]
 
 _HEAD = """\
 # What must not get worse; checked with `shortcut-audit gate check RUN` (docs/gate.md).
@@ -48,6 +48,12 @@ def policy_text(policy: Policy, notes: Sequence[str] = ()) -> str:
     if policy.baseline is not None:
         lines += ["", _BASELINE, "", *_baseline(policy.baseline)]
     return "\n".join(lines) + "\n"
+
+
+def head_notes(text: str) -> list[str]:
+    """The notes in the head of a file that `policy_text` wrote."""
+    head = text.split("\n\n", 1)[0].split("\n")
+    return [line.removeprefix("# ") for line in head[len(_HEAD.split("\n")) :] if line.startswith("# ")]
 
 
 def _line(text: str) -> str:

@@ -63,7 +63,10 @@ def test_init_check_update_end_to_end(here: Path) -> None:
     assert code == 0
     assert "'horse' moves: accuracy" in told
     assert (here / "gate.toml").read_text() == text
+    head = Path("gate.toml").read_text().split("\n\n")[0]
+    assert "Frozen from an audit" in head
     assert gate("update", "better")[0] == 0
+    assert Path("gate.toml").read_text().split("\n\n")[0] == head
     assert "accuracy = [198, 200]" in (here / "gate.toml").read_text()
     assert gate("check", "better")[0] == 0
     assert "Nothing to tighten" in gate("update", "better")[1]

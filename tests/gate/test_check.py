@@ -5,53 +5,14 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-import numpy as np
 import pytest
 from audited import Made, made_audit
+from gate_checks import HORSE, PLANTED, SETS, TODAY, checked, frozen, only, policy_of
 
 from shortcut_audit.errors import ResultError, SettingsError
 from shortcut_audit.gate.check import check_gate
-from shortcut_audit.gate.evaluation import trials_of
 from shortcut_audit.gate.freeze import VERDICT_RULE, frozen_policy
-from shortcut_audit.gate.gate_report import Check, GateReport
-from shortcut_audit.gate.policy import Policy
 from shortcut_audit.gate.policy_file import parse_policy
-from shortcut_audit.results.changes import Apart, Proportion, holm
-from shortcut_audit.results.comparison import compared_numbers
-from shortcut_audit.results.counts import Rate
-from shortcut_audit.results.run_numbers import numbers_of
-
-TODAY = date(2026, 11, 22)
-_MADE = Made()
-SETS = {"there": (0.8, 0.8, 0.8)}
-HORSE: Any = ("shortcut", "no shortcut", "no shortcut")
-# A horse that hangs on a shortcut.
-PLANTED = Made(turned=(0.6, 0.02, 0.02), verdicts=HORSE)
-
-
-def policy_of(*rules: dict[str, Any], baseline: Made | None = _MADE, **more: Any) -> Policy:
-    policy = parse_policy({"rule": list(rules), **more}, "The policy")
-    if baseline is None:
-        return policy
-    frozen = frozen_policy(made_audit(baseline), TODAY)[0].baseline
-    return policy.with_baseline(frozen)
-
-
-def checked(policy: Policy, run: Made, baseline: Made | None = None, **more: Any) -> GateReport:
-    other = None if baseline is None else made_audit(baseline)
-    return check_gate(made_audit(run), policy, baseline=other, **{"today": TODAY, **more})
-
-
-def only(report: GateReport, class_name: str | None = "horse", rule: str | None = None) -> Check:
-    found = [
-        check for check in report.checks if check.class_name == class_name and rule in (None, check.rule)
-    ]
-    assert len(found) == 1
-    return found[0]
-
-
-def frozen(made: Made) -> Policy:
-    return frozen_policy(made_audit(made), TODAY)[0]
 
 
 def test_a_frozen_audit_passes_its_own_gate() -> None:
@@ -375,89 +336,6 @@ def test_a_class_that_was_not_searched_is_missing_where_a_limit_is_about_it() ->
     assert report.exit_code == 3
 
 
-OTHERS = Made(first=1, available=600)
-
-
-@pytest.mark.parametrize("baseline", [None, Made(available=600)])
-def test_other_data_under_the_same_names_are_refused(baseline: Made | None) -> None:
-    """All 600 images were used, and none of them is there now."""
-    policy = frozen(Made(available=600))
-    with pytest.raises(ResultError, match="not of the baseline's data"):
-        checked(policy, OTHERS, baseline)
-    allowed = policy.model_copy(update={"data": "any"})
-    assert checked(allowed, OTHERS, baseline).exit_code == 0
-    # Of so many that samples need not meet, other images are no other data; of another number, they are.
-    assert checked(frozen(Made()), Made(first=1)).exit_code == 0
-    with pytest.raises(ResultError, match="another number of images"):
-        checked(frozen(Made()), Made(first=1, available=90_000))
-
-
-def test_images_that_another_library_decoded_are_told() -> None:
-    """Other pixels are other images, whatever the reason; who upgrades the decoder audits anew."""
-    with pytest.raises(ResultError, match=r"Pillow 12.0.0 decoded those, 13.0.0 these"):
-        checked(frozen(Made(available=600)), OTHERS.but(pillow="13.0.0"))
-    assert checked(frozen(Made(available=600)), Made(available=600, pillow="13.0.0")).exit_code == 0
-
-
-def test_data_that_have_grown_are_the_same() -> None:
-    """By one image, of so many that hardly any should be in both."""
-    policy = frozen(Made())
-    assert checked(policy, Made(available=100_001, n=190)).exit_code == 0
-
-
-def test_too_few_images_to_tell_the_data_are_told() -> None:
-    report = checked(frozen(Made()), Made(first=1))
-    assert any("may or may not be the same" in note for note in report.notes)
-
-
-def test_data_of_which_a_part_has_changed_are_told() -> None:
-    audit, changed = made_audit(Made(available=600)), made_audit(Made(available=600))
-    image = changed.arrays["outcomes/image"].copy()
-    image[::2] += np.uint64(1 << 60)
-    origin = changed.provenance
-    data = origin.data.model_copy(update={"digest": "another"})
-    changed = changed.model_copy(
-        update={"provenance": origin.model_copy(update={"data": data})}
-    ).with_arrays({**changed.arrays, "outcomes/image": image})
-    report = check_gate(changed, frozen_policy(audit, TODAY)[0], today=TODAY)
-    assert any("Part of the data has changed" in note for note in report.notes)
-
-
-def test_the_same_audit_twice_is_told() -> None:
-    same = "the model is the same one, on the same images"
-    assert any(same in note for note in checked(frozen(Made()), Made()).notes)
-    assert not any(same in note for note in checked(frozen(Made()), Made(first=1)).notes)
-
-
-def test_an_audit_of_so_few_images_that_nothing_could_fail_is_no_pass() -> None:
-    policy = frozen(Made(n=600))
-    for n in (6, 10):
-        report = checked(policy, Made(n=n))
-        missing = {check.rule for check in report.checks if check.outcome == "missing"}
-        assert "orbits turn no more images" in missing
-        assert VERDICT_RULE in missing
-        assert (report.exit_code, report.verdict) == (3, "incomplete")
-        told = only(report, rule="orbits turn no more images")
-        assert "so few images" in told.reason
-        assert "would tell" in told.needed
-    # Of as few images in the baseline, only what can be held is in the policy.
-    assert checked(frozen(Made(n=20)), Made(n=20, first=1)).exit_code == 0
-    # Whoever lets what is inconclusive pass has said so.
-    assert checked(policy.model_copy(update={"on_inconclusive": "pass"}), Made(n=6)).exit_code == 0
-    assert checked(policy, Made(n=200)).exit_code == 0
-
-
-def test_what_is_surely_within_its_limit_passes_however_few_the_images() -> None:
-    """No ten images could show an accuracy below 0.01; 9 of 10 show that it is above."""
-    lax = policy_of({"kind": "accuracy", "at_least": 0.01}, baseline=None)
-    report = checked(lax, Made(n=10))
-    assert {check.outcome for check in report.checks} == {"passed"}
-    assert report.exit_code == 0
-    poor = checked(lax, Made(n=10, accuracy=(0.0, 0.0, 0.0)))
-    assert [check.outcome for check in poor.checks] == ["missing"] * 3
-    assert poor.exit_code == 3
-
-
 def test_many_rules_about_numbers_do_not_hide_a_new_shortcut() -> None:
     verdict = {"kind": "verdict", "may_worsen_by": 0.1}
     many = [{"kind": "accuracy", "name": f"a{n}", "may_worsen_by": 0.3} for n in range(200)]
@@ -490,50 +368,6 @@ def test_a_debt_of_no_class_is_told() -> None:
     assert any("'hrse'" in note for note in report.notes)
 
 
-def test_half_of_the_images_do_not_go_unseen() -> None:
-    """Every second image is new, and wrong; of the others nothing changed."""
-    before, after = made_audit(Made(n=400)), made_audit(Made(n=400))
-    image, predicted = (after.arrays[f"outcomes/{name}"].copy() for name in ("image", "predicted"))
-    image[::2] += np.uint64(1)
-    predicted[::2] = -1
-    arrays = {**after.arrays, "outcomes/image": image, "outcomes/predicted": predicted}
-    finding = after.predictions
-    rates = tuple(Rate(hits=int((predicted[k * 400 :][:400] == k).sum()), n=400) for k in range(3))
-    total = Rate(hits=sum(rate.hits for rate in rates), n=1200)
-    worse = finding.model_copy(update={"accuracy": total, "accuracy_by_class": rates})
-    findings = tuple(worse if each is finding else each for each in after.findings)
-    after = after.model_copy(update={"findings": findings}).with_arrays(arrays)
-    report = check_gate(after, frozen_policy(before, TODAY)[0], baseline=before, today=TODAY)
-    assert report.exit_code == 1
-    check = only(report, rule="accuracy of each class")
-    assert (check.paired, check.now) == (False, 0.45)
-
-
-def test_a_class_that_shrank_to_a_few_images_is_missing() -> None:
-    """Among many others that did not; whatever became of it."""
-    policy = frozen(Made(n=400))
-    result, small = made_audit(Made(n=400)), made_audit(Made(n=4))
-    numbers, few = numbers_of(result), numbers_of(small)
-    shrunk = numbers.model_copy(update={"classes": (few.classes[0], *numbers.classes[1:])})
-    policy_of_few = parse_policy(
-        {"rule": [{"kind": "accuracy", "may_worsen_by": 0.05}, {"kind": "flip", "may_worsen_by": 0.05}]},
-        "It",
-    )
-    comparison = compared_numbers(policy.baseline or numbers, shrunk)
-    trials = [trial for rule in policy_of_few.rules for trial in trials_of(rule, shrunk, comparison)]
-    assert [trial.shrunk for trial in trials] == [True, False, False] * 2
-    result._derived["numbers"] = shrunk
-    report = check_gate(result, policy, today=TODAY)
-    assert report.exit_code == 3
-    assert {c.class_name for c in report.checks if c.outcome == "missing"} == {"horse"}
-
-
-def test_a_few_images_fewer_are_no_matter() -> None:
-    for half in (0.6, 0.9):
-        policy = frozen(Made(n=400, half=(half,) * 3))
-        assert checked(policy, Made(n=300, half=(half,) * 3)).exit_code == 0
-
-
 def test_a_class_that_the_other_set_never_had_is_not_missing_there() -> None:
     sets = {"there": (0.8, 0.8, None)}
     policy, report = frozen(Made(ood=sets)), checked(frozen(Made(ood=sets)), Made(ood=sets))
@@ -560,25 +394,3 @@ def test_no_interval_goes_beyond_what_a_share_can_be() -> None:
     )
     assert check.high is not None
     assert check.high <= 1.0
-
-
-@pytest.mark.parametrize(
-    ("n_base", "n_run", "accuracy", "tolerance"),
-    [(1000, 100, 0.99, 0.02), (2000, 50, 0.99, 0.03), (400, 400, 0.95, 0.03), (60, 600, 0.95, 0.03)],
-)
-def test_any_false_failure_is_as_rare_as_the_policy_says(
-    n_base: int, n_run: int, accuracy: float, tolerance: float
-) -> None:
-    """The truth lies right at the tolerance, for each of 20 classes, and the audits differ in size."""
-    generator = np.random.default_rng(5)
-    before = generator.binomial(n_base, accuracy, (2000, 20))
-    now = generator.binomial(n_run, accuracy - tolerance, (2000, 20))
-    false = 0
-    for old, new in zip(before.tolist(), now.tolist(), strict=True):
-        pairs = zip(old, new, strict=True)
-        p_values = [
-            Apart(Proportion(a, n_base), Proportion(b, n_run)).p_over(tolerance) for a, b in pairs
-        ]
-        false += min(holm(p_values)) <= 0.005
-    # 10 are expected at most, of 2,000 checks.
-    assert false <= 20
