@@ -262,8 +262,12 @@ class Policy(_Closed):
 
 
 def baseline_digest(numbers: RunNumbers) -> str:
-    """Digest of a baseline in numbers, however a file lays them out."""
-    text = json.dumps(numbers.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    """Digest of a baseline in numbers, however a file lays them out.
+
+    Without what has its default: a field that a later version adds leaves older baselines whole.
+    """
+    found = numbers.model_dump(mode="json", exclude_defaults=True)
+    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()
 
 
