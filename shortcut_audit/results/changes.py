@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 # Beyond, a confidence cannot be told from 1 in floating point; p of it is 3e-14.
-_MOST_SIGMAS = 7.5
-_STEPS = 22
+_LEAST_P = 3e-14
+_STEPS, _NEAR = 60, 1e-6
 # Above, no decision hangs on p, and Wilson's intervals do.
 _DECIDES = 0.06
 _NORMAL = NormalDist()
@@ -209,16 +209,34 @@ class MapReliability:
 Estimate = Proportion | NetShare | MapReliability
 
 
-def _p_by_inversion(low_at: Callable[[float], float], tolerance: float) -> float:
-    """The one-sided p at which an interval's lower end just reaches `tolerance`."""
-    left, right = 0.0, _MOST_SIGMAS
+def _p_by_inversion(
+    low_at: Callable[[float], float], tolerance: float, at_least: float = _LEAST_P
+) -> float:
+    """The one-sided p, no smaller than `at_least`, at which an interval's lower end just reaches
+    `tolerance`; by false position, its older end halved where one end stays (Illinois)."""
+
+    def above(sigmas: float) -> float:
+        return low_at(2 * _NORMAL.cdf(sigmas) - 1) - tolerance
+
+    left, right = 0.0, -_NORMAL.inv_cdf(at_least)
+    at_left, at_right = above(left), above(right)
+    if at_right > 0:
+        return at_least
+    if at_left <= 0:
+        return 0.5
+    kept, sigmas = 0, left
     for _ in range(_STEPS):
-        sigmas = (left + right) / 2
-        if low_at(2 * _NORMAL.cdf(sigmas) - 1) > tolerance:
-            left = sigmas
+        sigmas = (left * at_right - right * at_left) / (at_right - at_left)
+        found = above(sigmas)
+        if found > 0:
+            left, at_left, at_right = sigmas, found, at_right / 2 if kept == 1 else at_right
+            kept = 1
         else:
-            right = sigmas
-    return _NORMAL.cdf(-left)
+            right, at_right, at_left = sigmas, found, at_left / 2 if kept == -1 else at_left
+            kept = -1
+        if right - left < _NEAR or abs(found) < _NEAR * 1e-3:
+            break
+    return _NORMAL.cdf(-sigmas)
 
 
 @dataclass(frozen=True)
@@ -274,7 +292,7 @@ def _p_apart(change: Apart, tolerance: float) -> float:
     p = _p_by_inversion(lambda confidence: change.interval(confidence)[0], tolerance)
     if p > _DECIDES:
         return p
-    p = max(p, _p_by_inversion(lambda confidence: change.low((1 - confidence) / 2), tolerance))
+    p = _p_by_inversion(lambda confidence: change.low((1 - confidence) / 2), tolerance, p)
     one, other = change.worse, change.better
     if isinstance(one, Proportion) and isinstance(other, Proportion):
         p = max(p, fisher_p_value(one.hits, one.n, other.hits, other.n))
@@ -394,7 +412,7 @@ class Exceeds:
         p = _p_by_inversion(lambda confidence: self.interval(confidence)[0], tolerance)
         if p > _DECIDES:
             return p
-        return max(p, _p_by_inversion(lambda confidence: self.low((1 - confidence) / 2), tolerance))
+        return _p_by_inversion(lambda confidence: self.low((1 - confidence) / 2), tolerance, p)
 
     def times(self, factor: float) -> Exceeds:
         return replace(self, estimate=self.estimate.times(factor))
