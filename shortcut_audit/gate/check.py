@@ -365,7 +365,10 @@ def _notes(
             "Compared with the numbers in the policy, as with those of different images; name the audit"
             " itself with --baseline to compare image by image."
         )
-    told = {"search", "images per class", "search share", "budget"}
+    told = {
+        *("search", "images per class", "search share", "budget"),
+        *("confidence", "patch sides", "candidates", "steps"),
+    }
     for each in comparison.differences if comparison is not None else ():
         if each.what in told:
             notes.append(f"Another {each.what}: {each.first} in the baseline, {each.second} here.")

@@ -148,7 +148,7 @@ def trials_of(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> Ite
                 continue
             held = rule.kind in ("accuracy", "ood_accuracy") or item.searched
             old = before.get(item.name)
-            if place and not (_is_on(item, place) or (rule.relative and _is_on(old, place))):
+            if place and not (_is_on(item, place) or _is_on(old, place)):
                 # The other set has no images of the class, and never had.
                 continue
             # A class that neither audit searched is none of the rule's; one that only this audit left
@@ -165,7 +165,7 @@ def _sets(rule: Rule, run: RunNumbers, comparison: Comparison | None) -> list[st
     if rule.kind != "ood_accuracy":
         return [""]
     names = list(run.sets)
-    if comparison is not None and rule.relative:
+    if comparison is not None:
         names += [name for name in comparison.first.sets if name not in names]
     return [name for name in names if rule.is_about_set(name)]
 
@@ -179,6 +179,13 @@ def _trial(
     comparison: Comparison | None,
 ) -> Trial:
     trial = Trial(rule, None if item is None else item.name, place)
+    if item is None and place and comparison is not None:
+        # Without its worst class, a set looks better than it is.
+        here = run.by_name
+        gone = [old.name for old in comparison.first.classes if _is_on(old, place)]
+        gone = [name for name in gone if not _is_on(here.get(name), place)]
+        if gone:
+            return _missing(trial, f"the baseline had images of {', '.join(gone[:5])} there")
     if rule.may_be is not None:
         assert item is not None
         return _may_be(trial, item)

@@ -71,7 +71,7 @@ def frozen_policy(result: AuditResult, today: date) -> tuple[Policy, list[str]]:
             since=today,
         )
         for item in searched
-        if item.verdict == "shortcut"
+        if item.verdict == "shortcut" and any(rule.name == VERDICT_RULE for rule in rules)
     )
     policy = Policy(rules=tuple(rules), debts=debts).with_baseline(numbers)
     return _without_blind_rules(policy, numbers, notes)

@@ -9,7 +9,7 @@ import json
 from datetime import date
 from fnmatch import fnmatchcase
 from hashlib import sha256
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -52,15 +52,14 @@ class _Closed(BaseModel):
 _ASKED = ("may_worsen_by", "at_most", "at_least", "may_be")
 
 
-def _one_or_many(schema: dict[str, Any]) -> None:
-    """A single name needs no list."""
-    many = {key: schema.pop(key) for key in ("items", "minItems", "type") if key in schema}
-    schema["anyOf"] = [{"type": "string"}, many]
-
-
-def _one_of_them(schema: dict[str, Any]) -> None:
-    """Of what a rule may ask for, exactly one; TOML has no null that would be none."""
+def _as_it_is_read(schema: dict[str, Any]) -> None:
+    """Of what a rule may ask for, exactly one (TOML has no null that would be none); a single name needs
+    no list."""
     schema["oneOf"] = [{"required": [name]} for name in _ASKED]
+    for name in ("class", "set"):
+        own = schema["properties"][name]
+        many = {key: own.pop(key) for key in ("items", "minItems", "type") if key in own}
+        own["anyOf"] = [{"type": "string"}, many]
 
 
 class Rule(_Closed):
@@ -69,7 +68,7 @@ class Rule(_Closed):
     Exactly one of `may_worsen_by`, `at_most`, `at_least` and `may_be`.
     """
 
-    model_config = ConfigDict(json_schema_extra=_one_of_them)
+    model_config = ConfigDict(json_schema_extra=_as_it_is_read)
 
     kind: Annotated[Kind, Field(description="What is held: a verdict, or a number of a class.")]
     name: Annotated[str, Field(min_length=1, description="What reports call it. [default: its kind]")] = (
@@ -94,7 +93,6 @@ class Rule(_Closed):
             alias="class",
             min_length=1,
             description="Names of classes, with * and ? as wildcards.",
-            json_schema_extra=_one_or_many,
         ),
     ] = ("*",)
     together: Annotated[
@@ -110,7 +108,6 @@ class Rule(_Closed):
             alias="set",
             min_length=1,
             description="Names of other sets, of ood_accuracy.",
-            json_schema_extra=_one_or_many,
         ),
     ] = ("*",)
     severity: Annotated[Severity, Field(description="Whether it fails, or only warns.")] = "fail"
@@ -131,7 +128,7 @@ class Rule(_Closed):
     @model_validator(mode="before")
     @classmethod
     def _named_by_kind(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("kind"), str):
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("kind"), str):
             return {**data, "name": data["kind"]}
         return data
 
@@ -159,6 +156,8 @@ class Rule(_Closed):
         )
         if self.may_be is None and getattr(self, given[0]) in (worst, -1.0):
             raise ValueError(f"with {given[0]} = {getattr(self, given[0]):g} it could never fail")
+        if self.may_be is not None and set(get_args(Verdict)) <= set(self.may_be):
+            raise ValueError("with every verdict in may_be it could never fail")
         return self
 
     @property
@@ -224,6 +223,14 @@ class Policy(_Closed):
     baseline: Annotated[
         RunNumbers | None, Field(description="The audit it was frozen from, in numbers.")
     ] = None
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _a_number(cls, value: Any) -> Any:
+        # To Python, true is 1.
+        if isinstance(value, bool):
+            raise ValueError("it has to be a number")
+        return value
 
     @model_validator(mode="after")
     def _names_hold(self) -> Policy:

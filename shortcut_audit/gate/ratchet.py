@@ -12,9 +12,10 @@ from typing import Any
 from shortcut_audit.gate.check import check_gate
 from shortcut_audit.gate.evaluation import require_comparable
 from shortcut_audit.gate.freeze import half_width, noise_of, rounded_up
+from shortcut_audit.gate.gate_report import Check, GateReport
 from shortcut_audit.gate.policy import Debt, Policy, Rule
 from shortcut_audit.results.audit_result import AuditResult
-from shortcut_audit.results.changes import Estimate, Proportion, Worsening, holm
+from shortcut_audit.results.changes import Estimate, NetShare, Proportion, Worsening, holm
 from shortcut_audit.results.comparison import (
     Comparison,
     Quantity,
@@ -22,7 +23,13 @@ from shortcut_audit.results.comparison import (
     compared_numbers,
     strength_worsening,
 )
-from shortcut_audit.results.run_numbers import ClassNumbers, RunNumbers, numbers_of, proportion
+from shortcut_audit.results.run_numbers import (
+    ClassNumbers,
+    RunNumbers,
+    numbers_of,
+    paired,
+    proportion,
+)
 
 __all__ = ["ratcheted"]
 
@@ -51,22 +58,46 @@ def ratcheted(
     audit that debts are held against in their place. Whatever the audit itself would not pass stays as
     it was. Raises ResultError where the audits cannot be compared.
     """
-    numbers, own = numbers_of(result), policy.baseline
-    better = None if own is None else _better(compared_numbers(numbers, own), policy)
-    of_debts = better if baseline is None else _better(compared(result, baseline), policy)
-    kept = own if own is None or better is None else _moved_baseline(own, numbers, better)
-    stricter = policy.with_baseline(kept).model_copy(
-        update={
-            "rules": tuple(_stricter(rule, numbers) for rule in policy.rules),
-            "debts": tuple(d for d in policy.debts if not _paid(d, policy, numbers, of_debts or set())),
-        }
-    )
-    stricter = _that_passes(stricter, policy, result, baseline, today)
-    otherwise = (own is not None and better is None) or (baseline is not None and of_debts is None)
+    stricter, otherwise = policy, False
+    for _ in range(_ROUNDS):
+        # What moved may make another number surely better: how much a map's noise counts, for one.
+        before = stricter
+        stricter, otherwise = _once(before, result, today, baseline)
+        if stricter == before:
+            break
     notes = (
         ["The baseline stays, and every debt: this audit was computed otherwise."] if otherwise else []
     )
     return stricter, [*notes, *_told(policy, stricter)]
+
+
+def _once(
+    policy: Policy, result: AuditResult, today: date, baseline: AuditResult | None
+) -> tuple[Policy, bool]:
+    """The policy with what moves, and whether the audits were computed otherwise."""
+    numbers, own = numbers_of(result), policy.baseline
+    better = None if own is None else _better(compared_numbers(numbers, own), policy)
+    of_debts = better if baseline is None else _better(compared(result, baseline), policy)
+    kept = own if own is None or better is None else _moved_baseline(own, numbers, better)
+    paid = _paid_debts(policy, result, today, baseline, of_debts or set())
+    stricter = policy.with_baseline(kept).model_copy(
+        update={
+            "rules": tuple(_stricter(rule, numbers, policy.significance) for rule in policy.rules),
+            "debts": tuple(debt for debt in policy.debts if debt not in paid),
+        }
+    )
+    otherwise = (own is not None and better is None) or (baseline is not None and of_debts is None)
+    return _that_passes(stricter, policy, result, baseline, today), otherwise
+
+
+def _reports(
+    policy: Policy, result: AuditResult, today: date, baseline: AuditResult | None
+) -> list[GateReport]:
+    """The audit by the policy, against what it is updated with, and against its own numbers."""
+    against = [baseline]
+    if baseline is not None and policy.baseline is not None:
+        against.append(None)
+    return [check_gate(result, policy, baseline=each, today=today) for each in against]
 
 
 def _better(comparison: Comparison, policy: Policy) -> set[tuple[Quantity, str, str]] | None:
@@ -80,9 +111,15 @@ def _that_passes(
     stricter: Policy, policy: Policy, result: AuditResult, baseline: AuditResult | None, today: date
 ) -> Policy:
     """`stricter`, but what the audit that made it would not pass is as it was in `policy`."""
+    known = [_at_fault(report) for report in _reports(policy, result, today, baseline)]
     for _ in range(_ROUNDS):
-        report = check_gate(result, stricter, baseline=baseline, today=today)
-        at_fault = [check for check in report.checks if check.level == "error"]
+        reports = _reports(stricter, result, today, baseline)
+        at_fault = [
+            check
+            for report, before in zip(reports, known, strict=True)
+            for key, check in _at_fault(report).items()
+            if key not in before
+        ]
         if not at_fault:
             return stricter
         rules = {check.rule for check in at_fault}
@@ -102,6 +139,10 @@ def _that_passes(
             }
         )
     return policy
+
+
+def _at_fault(report: GateReport) -> dict[tuple[str, str | None, str], Check]:
+    return {(c.rule, c.class_name, c.set): c for c in report.checks if c.level == "error"}
 
 
 def _put_back(stricter: Policy, policy: Policy, classes: set[str | None]) -> RunNumbers | None:
@@ -149,12 +190,25 @@ def _surely_better(comparison: Comparison, significance: float) -> set[tuple[Qua
             continue
         worsening = change.worsening
         if change.quantity == "strength":
-            worsening = strength_worsening(now[name], before[name], 0.0)
+            worsening = None
+            if _nowhere_more(now[name], before[name]):
+                worsening = strength_worsening(now[name], before[name], 0.0)
         key = change.quantity, change.set
         if worsening is not None and _n_images(now[name], *key) >= _n_images(before[name], *key):
             tested.append(((change.quantity, name, change.set), worsening))
     adjusted = holm([worsening.p_over(0.0) for _, worsening in tested])
     return {key for (key, _), p_value in zip(tested, adjusted, strict=True) if p_value <= significance}
+
+
+def _nowhere_more(new: ClassNumbers, old: ClassNumbers) -> bool:
+    """Whether no share of the spectrum turns more images than it did: a curve moves whole."""
+
+    def turned(item: ClassNumbers, share: float) -> float:
+        below = [point for point in item.curve if point.share <= share]
+        return max((NetShare(paired(point.flips)).value for point in below), default=0.0)
+
+    shares = [point.share for point in (*new.curve, *old.curve)]
+    return all(turned(new, share) <= turned(old, share) for share in shares)
 
 
 def _n_images(item: ClassNumbers, quantity: Quantity, place: str) -> float:
@@ -195,7 +249,7 @@ def _moved_baseline(
     return baseline.model_copy(update={"classes": tuple(classes)})
 
 
-def _stricter(rule: Rule, numbers: RunNumbers) -> Rule:
+def _stricter(rule: Rule, numbers: RunNumbers, significance: float) -> Rule:
     if not rule.ratchet or rule.may_be is not None:
         return rule
     if rule.may_worsen_by is not None:
@@ -206,7 +260,7 @@ def _stricter(rule: Rule, numbers: RunNumbers) -> Rule:
         if noise is None or noise >= rule.may_worsen_by:
             return rule
         return rule.model_copy(update={"may_worsen_by": noise})
-    return _closer_limit(rule, numbers)
+    return _closer_limit(rule, numbers, significance)
 
 
 def _total(rule: Rule, numbers: RunNumbers) -> tuple[int, int]:
@@ -218,14 +272,15 @@ def _total(rule: Rule, numbers: RunNumbers) -> tuple[int, int]:
     return sum(hits for hits, _ in counts), sum(n for _, n in counts)
 
 
-def _closer_limit(rule: Rule, numbers: RunNumbers) -> Rule:
-    """A limit as near to the worst class as its interval allows, where that is nearer than before."""
+def _closer_limit(rule: Rule, numbers: RunNumbers, significance: float) -> Rule:
+    """A limit nearer to the worst class, where that is nearer than before; but twice as far from it as
+    its exact interval reaches: what every lucky audit may move must stay where no unlucky one comes."""
     assert rule.limit is not None
-    if rule.kind == "strength":
+    estimates = [] if rule.kind == "strength" else _estimates(rule, numbers)
+    if not estimates:
         return rule
-    ends = [_end(rule, estimate) for estimate in _estimates(rule, numbers)]
-    if not ends:
-        return rule
+    level = significance / len(estimates)
+    ends = [_end(rule, estimate, level) for estimate in estimates]
     near = round(max(ends), 2) + 0.01 if rule.at_most is not None else round(min(ends), 2) - 0.01
     near = min(1.0, max(0.0 if rule.kind != "reliability" else -1.0, round(near, 2)))
     closer = near < rule.limit if rule.at_most is not None else near > rule.limit
@@ -235,9 +290,9 @@ def _closer_limit(rule: Rule, numbers: RunNumbers) -> Rule:
     return rule.model_copy(update={side: near})
 
 
-def _end(rule: Rule, estimate: Estimate) -> float:
-    low, high = estimate.interval(0.95)
-    return high if rule.at_most is not None else low
+def _end(rule: Rule, estimate: Estimate, level: float) -> float:
+    low, high = estimate.interval(1 - 2 * level, True)
+    return 2 * (high if rule.at_most is not None else low) - estimate.value
 
 
 def _estimates(rule: Rule, numbers: RunNumbers) -> list[Estimate]:
@@ -265,20 +320,33 @@ def _estimate(rule: Rule, item: ClassNumbers) -> Estimate | None:
     return found
 
 
-def _paid(
-    debt: Debt,
+def _paid_debts(
     policy: Policy,
-    numbers: RunNumbers,
+    result: AuditResult,
+    today: date,
+    baseline: AuditResult | None,
     better: set[tuple[Quantity, str, str]],
-) -> bool:
-    """Whether what the debt excuses is surely gone."""
-    rule = next(rule for rule in policy.rules if rule.name == debt.rule)
-    new = numbers.of(debt.class_name)
-    if new is None:
-        return False
-    quantity: Quantity = "score" if rule.kind == "verdict" else rule.kind
-    places = [""] if quantity != "ood_accuracy" else list(new.ood)
-    gone = all((quantity, debt.class_name, place) in better for place in places)
-    if rule.kind in ("verdict", "flip", "strength"):
-        gone = gone and new.verdict == "no shortcut"
-    return gone
+) -> list[Debt]:
+    """Debts of which what they excuse is surely gone: better, and passed without them."""
+    if not policy.debts:
+        return []
+    without = policy.model_copy(update={"debts": ()})
+    reports = _reports(without, result, today, baseline)
+    numbers, found = numbers_of(result), []
+    for debt in policy.debts:
+        rule = next(rule for rule in policy.rules if rule.name == debt.rule)
+        new = numbers.of(debt.class_name)
+        own = [
+            check
+            for report in reports
+            for check in report.checks
+            if (check.rule, check.class_name) == (debt.rule, debt.class_name)
+        ]
+        if new is None or not own or any(check.outcome != "passed" for check in own):
+            continue
+        quantity: Quantity = "score" if rule.kind == "verdict" else rule.kind
+        if all((quantity, debt.class_name, check.set) in better for check in own) and (
+            rule.kind != "verdict" or new.verdict == "no shortcut"
+        ):
+            found.append(debt)
+    return found

@@ -41,6 +41,11 @@ def require_same_data(comparison: Comparison) -> str:
         return ""
     if one.n_available != other.n_available:
         raise _others(one, other, "they are drawn from another number of images")
+    if not told:
+        whole = all(_n_images(each) == each.n_available for each in (one, other))
+        if whole:
+            raise _others(one, other, "both audits used all images, and their digests differ")
+        return "Whether the data are the baseline's is not known: one audit names no single images."
     if told:
         return (
             f"No image is in both audits, and so few ({share:.1%}) would be that their data may or"

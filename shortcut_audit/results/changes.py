@@ -263,7 +263,13 @@ class Apart:
         return _combined(self.worse, self.better, confidence)
 
     def low(self, level: float) -> float:
-        return _combined(self.worse, self.better, 1 - 2 * level, exact=True)[0]
+        ends = (_combined(self.worse, self.better, 1 - 2 * level, exact)[0] for exact in (True, False))
+        low = min(ends)
+        one, other = self.worse, self.better
+        if low > 0 and isinstance(one, Proportion) and isinstance(other, Proportion):
+            # What is no difference is none beyond any tolerance.
+            return low if fisher_p_value(one.hits, one.n, other.hits, other.n) <= level else 0.0
+        return low
 
     def p_over(self, tolerance: float) -> float:
         return _p_apart(self, tolerance)
@@ -285,6 +291,10 @@ def _combined(
     return max(-1.0, low), min(1.0, high)
 
 
+def _exact_low(change: Apart, confidence: float) -> float:
+    return _combined(change.worse, change.better, confidence, exact=True)[0]
+
+
 @lru_cache(maxsize=4096)
 def _p_apart(change: Apart, tolerance: float) -> float:
     if change.value <= tolerance:
@@ -292,7 +302,7 @@ def _p_apart(change: Apart, tolerance: float) -> float:
     p = _p_by_inversion(lambda confidence: change.interval(confidence)[0], tolerance)
     if p > _DECIDES:
         return p
-    p = _p_by_inversion(lambda confidence: change.low((1 - confidence) / 2), tolerance, p)
+    p = _p_by_inversion(lambda confidence: _exact_low(change, confidence), tolerance, p)
     one, other = change.worse, change.better
     if isinstance(one, Proportion) and isinstance(other, Proportion):
         p = max(p, fisher_p_value(one.hits, one.n, other.hits, other.n))
@@ -404,7 +414,11 @@ class Exceeds:
         return low, high
 
     def low(self, level: float) -> float:
-        return min(self._beyond(end) for end in self.estimate.interval(1 - 2 * level, exact=True))
+        ends = (self.estimate.interval(1 - 2 * level, exact) for exact in (True, False))
+        return min(self._beyond(end) for pair in ends for end in pair)
+
+    def _exact_low(self, confidence: float) -> float:
+        return min(self._beyond(end) for end in self.estimate.interval(confidence, exact=True))
 
     def p_over(self, tolerance: float) -> float:
         if self.value <= tolerance:
@@ -412,7 +426,7 @@ class Exceeds:
         p = _p_by_inversion(lambda confidence: self.interval(confidence)[0], tolerance)
         if p > _DECIDES:
             return p
-        return _p_by_inversion(lambda confidence: self.low((1 - confidence) / 2), tolerance, p)
+        return _p_by_inversion(lambda confidence: self._exact_low(confidence), tolerance, p)
 
     def times(self, factor: float) -> Exceeds:
         return replace(self, estimate=self.estimate.times(factor))

@@ -21,7 +21,7 @@ __all__ = ["Matcher", "Outcomes", "outcomes_of", "pair_of", "pair_of_rows", "rec
 
 _JUDGE = 1
 # Of the larger side's images, those that pairs have to be made of.
-_NEARLY_ALL = 0.95
+_NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,14 @@ def _beta_quantile(tail: float, a: float, b: float) -> float:
 
 
 def _incomplete_beta(x: float, a: float, b: float, scale: float) -> float:
-    """The regularised incomplete beta function, by its continued fraction (Lentz's method)."""
+    """The regularised incomplete beta function, from the side where its fraction converges fast."""
     if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(1 - x, b, a, scale)
+        return 1 - _beta_fraction(1 - x, b, a, scale)
+    return _beta_fraction(x, a, b, scale)
+
+
+def _beta_fraction(x: float, a: float, b: float, scale: float) -> float:
+    """The same by its continued fraction (Lentz's method)."""
     front = math.exp(scale + a * math.log(x) + b * math.log1p(-x)) / a
     c, d = 1.0, 1 / max(1 - (a + b) * x / (a + 1), 1e-300)
     fraction = d

@@ -394,3 +394,25 @@ def test_no_interval_goes_beyond_what_a_share_can_be() -> None:
     )
     assert check.high is not None
     assert check.high <= 1.0
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_limit_does_not_forget_a_class_or_a_set_that_is_gone(named: bool) -> None:
+    before = Made(n=400, ood={"a": (0.3, 0.9, 0.9), "b": (0.9, 0.9, 0.9)})
+    policy = policy_of({"kind": "ood_accuracy", "at_least": 0.2}, baseline=before)
+    for sets, gone in (({"a": (None, 0.9, 0.9), "b": (0.9,) * 3}, 1), ({"a": (0.3, 0.9, 0.9)}, 3)):
+        report = checked(policy, before.but(ood=sets), before if named else None)
+        assert report.exit_code == 3
+        assert sum(check.outcome == "missing" for check in report.checks) == gone
+
+
+@pytest.mark.parametrize("asked", [{"may_worsen_by": 0.05}, {"at_least": 0.7}])
+def test_all_classes_as_one_are_all_that_the_baseline_had(asked: dict[str, float]) -> None:
+    """The others fell, and it does not show, since the worst one is gone."""
+    before, now = Made(n=400, ood={"x": (0.9, 0.9, 0.5)}), Made(n=400, ood={"x": (0.75, 0.75, None)})
+    check = only(
+        checked(policy_of({"kind": "ood_accuracy", "together": True, **asked}, baseline=before), now),
+        None,
+    )
+    assert check.outcome == "missing"
+    assert "the baseline had images of frog there" in check.reason

@@ -64,3 +64,13 @@ def test_the_baseline_is_the_audit_in_numbers() -> None:
     assert policy.baseline.data_digest == result.provenance.data.digest
     assert policy.baseline.class_names == result.class_names
     assert policy.baseline.numerics.torch == pytest.approx("2.15.0")
+
+
+def test_debts_of_rules_that_are_left_out_are_left_out() -> None:
+    """Of classes that were judged on a transplant or two, nothing can be said of any verdict."""
+    result = made_audit(
+        Made(n=4, turned=(0.5, 0.0, 0.0), verdicts=("shortcut", "no shortcut", "no shortcut"))
+    )
+    policy, _ = frozen_policy(result, TODAY)
+    assert all(debt.rule in {rule.name for rule in policy.rules} for debt in policy.debts)
+    assert not any(rule.kind == "verdict" for rule in policy.rules)

@@ -142,6 +142,22 @@ def test_a_frozen_policy_is_readable_and_the_same_twice() -> None:
         ({"rule": [{**RULE, "expires": 20270331}]}, "valid date"),
         ({"rule": [{**RULE, "expires": "2027-03-31"}]}, "valid date"),
         ({"rule": [RULE], "baseline_sha256": "0"}, "[baseline] is missing"),
+        ({"rule": [RULE], "format": True}, "it has to be a number"),
+        ({"rule": [{**RULE, "name": ""}]}, "it must not be empty"),
+        ({"rule": [{**RULE, "may_worsen_by": 1.0}]}, "could never fail"),
+        ({"rule": [{"kind": "accuracy", "at_least": 0.0}]}, "could never fail"),
+        (
+            {
+                "rule": [
+                    {
+                        "kind": "verdict",
+                        "may_be": ["shortcut", "no shortcut", "inconclusive", "not judged"],
+                    }
+                ]
+            },
+            "could never fail",
+        ),
+        ({"rule": [{**RULE, "class": 3}]}, "it has to be a list"),
         ({"rule": [RULE], "format": 2}, "has format 2"),
         ({"rule": [RULE], "format": "1"}, "format"),
         (["rule"], "as a whole"),
@@ -237,5 +253,7 @@ def test_the_schema_takes_what_the_reader_takes() -> None:
     policy, _ = frozen_policy(made_audit(Made(ood={"there": (0.5, 0.5, 0.5)})), TODAY)
     content = json.loads(json.dumps(tomllib.loads(policy_text(policy)), default=str))
     jsonschema.validate(content, schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"rule": [{**RULE, "may_worsen": 1}]}, schema)
+    jsonschema.validate({"rule": [{**RULE, "class": "ship"}, {**RULE, "class": ["a", "b"]}]}, schema)
+    for wrong in ({"may_worsen": 1}, {"at_least": 0.5}, {"class": 3}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"rule": [{**RULE, **wrong}]}, schema)

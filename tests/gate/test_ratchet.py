@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 from audited import Made, made_audit
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +16,9 @@ from shortcut_audit.gate.check import check_gate
 from shortcut_audit.gate.freeze import frozen_policy
 from shortcut_audit.gate.policy import Policy
 from shortcut_audit.gate.policy_file import parse_policy
-from shortcut_audit.gate.ratchet import ratcheted
+from shortcut_audit.gate.ratchet import _nowhere_more, ratcheted
 from shortcut_audit.results.counts import Paired
+from shortcut_audit.results.run_numbers import ClassNumbers
 
 TODAY = date(2026, 11, 22)
 HORSE: Any = ("shortcut", "no shortcut", "no shortcut")
@@ -226,3 +228,89 @@ def test_a_tolerance_is_not_tightened_below_what_was_just_accepted() -> None:
     assert check_gate(made_audit(worse), policy, today=TODAY).exit_code == 0
     updated, told = ratcheted(policy, made_audit(worse), TODAY)
     assert (updated, told) == (policy, [])
+
+
+def ruled(baseline: Made, *rules: dict[str, Any], debts: list[dict[str, Any]] | None = None) -> Policy:
+    policy = parse_policy({"rule": list(rules), "debt": debts or []}, "It")
+    return policy.with_baseline(policy_of(baseline).baseline)
+
+
+def owed(kind: str) -> list[dict[str, Any]]:
+    return [{"class": "horse", "rule": kind, "reason": "old", "date": TODAY}]
+
+
+def test_updates_pass_by_the_policy_s_own_numbers_too() -> None:
+    """What is no worse than the audit that is named may be worse than those."""
+    policy = ruled(Made(n=5000), {"kind": "accuracy", "may_worsen_by": 0.06})
+    run, other = (made_audit(Made(n=5000, accuracy=(0.852, 0.9, 0.9), model=m)) for m in ("run", "other"))
+    updated, _ = ratcheted(policy, run, TODAY, other)
+    assert check_gate(run, updated, baseline=other, today=TODAY).exit_code == 0
+    assert check_gate(run, updated, today=TODAY).exit_code == 0
+
+
+def test_a_debt_stays_until_its_rule_passes_without_it() -> None:
+    still = {"kind": "accuracy", "may_worsen_by": 0.05, "ratchet": False}
+    policy = ruled(Made(n=400), still, debts=owed("accuracy"))
+    run, weak = (made_audit(Made(n=400, accuracy=(share, 0.9, 0.9))) for share in (0.75, 0.6))
+    assert ratcheted(policy, run, TODAY, weak)[0].debts == policy.debts
+    # Better than it was, and beyond the limit still.
+    limit = {"kind": "accuracy", "at_least": 0.6, "ratchet": False}
+    policy = ruled(Made(n=400, accuracy=(0.3, 0.9, 0.9)), limit, debts=owed("accuracy"))
+    better = made_audit(Made(n=400, accuracy=(0.55, 0.9, 0.9)))
+    assert ratcheted(policy, better, TODAY)[0].debts == policy.debts
+    assert ratcheted(policy, made_audit(Made(n=400)), TODAY)[0].debts == ()
+
+
+def test_a_debt_is_not_paid_where_nothing_was_measured() -> None:
+    before = Made(n=400, ood={"a": (0.3, 0.9, 0.9)})
+    limit = {"kind": "ood_accuracy", "at_least": 0.6, "ratchet": False}
+    policy = ruled(before, limit, debts=owed("ood_accuracy"))
+    gone = made_audit(before.but(ood={"a": (None, 0.9, 0.9)}))
+    assert ratcheted(policy, gone, TODAY)[0].debts == policy.debts
+
+
+def test_a_curve_moves_whole_or_not_at_all() -> None:
+    def numbers(*rungs: tuple[float, int]) -> ClassNumbers:
+        curve = [{"share": share, "flips": (800, 0, turned, 0)} for share, turned in rungs]
+        half = next((share for share, turned in rungs if turned >= 400), None)
+        return ClassNumbers.model_validate(
+            {
+                "name": "horse",
+                "searched": True,
+                "accuracy": (1, 1),
+                "strength_share": half,
+                "curve": curve,
+            }
+        )
+
+    own, better = numbers((0.02, 80), (0.1, 520)), numbers((0.02, 40), (0.1, 380))
+    assert _nowhere_more(better, own)
+    assert not _nowhere_more(own, better)
+    # Better where it counts, and worse beyond.
+    assert not _nowhere_more(numbers((0.02, 40), (0.1, 380), (0.4, 560)), own)
+
+
+def test_limits_do_not_wind_up_by_luck() -> None:
+    """A hundred audits of one model, and then a thousand that the policy must let pass."""
+    generator = np.random.default_rng(2)
+    policy = parse_policy({"rule": [{"kind": "accuracy", "at_least": 0.5}]}, "It")
+
+    def audit() -> Any:
+        return made_audit(Made(accuracy=tuple(generator.binomial(200, 0.8, 3) / 200)))
+
+    for _ in range(100):
+        policy = ratcheted(policy, audit(), TODAY)[0]
+    assert policy.rules[0].at_least is not None
+    assert 0.5 < policy.rules[0].at_least < 0.75
+    outcomes = [check_gate(audit(), policy, today=TODAY) for _ in range(300)]
+    assert {report.exit_code for report in outcomes} == {0}
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(audits(), audits(), st.sampled_from([None, "other"]))
+def test_a_second_update_never_finds_more(before: Made, after: Made, named: str | None) -> None:
+    result = made_audit(after)
+    other = None if named is None else made_audit(before.but(model="other"))
+    policy = policy_of(before)
+    once, _ = ratcheted(policy, result, TODAY, other)
+    assert ratcheted(once, result, TODAY, other) == (once, [])

@@ -83,3 +83,17 @@ def test_half_of_the_images_do_not_go_unseen() -> None:
     assert report.exit_code == 1
     check = only(report, rule="accuracy of each class")
     assert (check.paired, check.now) == (False, 0.45)
+
+
+@pytest.mark.parametrize("outcomes", [(True, False), (False, False)])
+def test_whole_data_of_another_digest_are_others_whatever_is_kept_of_them(
+    outcomes: tuple[bool, bool],
+) -> None:
+    one, other = (
+        Made(first=k, available=600, outcomes=kept) for k, kept in zip((0, 1), outcomes, strict=True)
+    )
+    for baseline in (None, one):
+        with pytest.raises(ResultError, match="their digests differ"):
+            checked(frozen(one), other, baseline)
+    report = checked(frozen(one.but(available=9000)), other.but(available=9000))
+    assert any("is not known" in note for note in report.notes)

@@ -82,16 +82,16 @@ def test_images_of_which_nearly_all_are_shared_are_paired() -> None:
     one, other = made_audit(), made_audit(Made(accuracy=(0.5, 0.9, 0.9)))
     arrays = dict(other.arrays)
     moved = arrays["outcomes/image"].copy()
-    moved[:10] += np.uint64(1)
+    moved[:2] += np.uint64(1)
     found = compared(one, other.with_arrays({**arrays, "outcomes/image": moved}))
     assert found.images.kind == "overlapping"
-    assert found.images.n_shared == 590
+    assert found.images.n_shared == 598
     horse = change(found, "accuracy", "horse")
-    assert (horse.paired, horse.n) == (True, 190)
-    # Of the 190 others, 170 were right and 90 are.
-    assert horse.first == pytest.approx(170 / 190)
-    assert horse.second == pytest.approx(90 / 190)
-    moved[10:20] += np.uint64(1)
+    assert (horse.paired, horse.n) == (True, 198)
+    # Of the 198 others, 178 were right and 98 are.
+    assert horse.first == pytest.approx(178 / 198)
+    assert horse.second == pytest.approx(98 / 198)
+    moved[2:4] += np.uint64(1)
     found = compared(one, other.with_arrays({**arrays, "outcomes/image": moved}))
     assert not change(found, "accuracy", "horse").paired
 
@@ -255,8 +255,8 @@ def test_comparing_loads_nothing_heavy() -> None:
 
 def test_images_that_only_the_larger_audit_has_do_not_go_unseen() -> None:
     """All right on the few images that both have, and wrong on most of the others."""
-    few = np.arange(50, dtype=np.uint64)
+    few = np.arange(100, dtype=np.uint64)
     many = np.arange(400, dtype=np.uint64)
-    assert pair_of((few, np.ones(50, dtype=bool)), (many, many < 50), worse_is=False) is None
-    some = np.arange(52, dtype=np.uint64)
-    assert pair_of((few, np.ones(50, dtype=bool)), (some, some < 50), worse_is=False) is not None
+    assert pair_of((few, np.ones(100, dtype=bool)), (many, many < 100), worse_is=False) is None
+    some = np.arange(101, dtype=np.uint64)
+    assert pair_of((few, np.ones(100, dtype=bool)), (some, some < 100), worse_is=False) is not None

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import beta
 
 from shortcut_audit.results.statistics import (
+    _incomplete_beta,
     auc_interval,
+    exact_interval,
     proportion_interval,
     spearman,
     spearman_brown,
@@ -125,3 +128,21 @@ def test_the_interval_of_an_auc_covers_the_truth_as_often_as_it_says() -> None:
 def test_an_auc_that_is_perfect_has_no_width_beyond_one() -> None:
     assert auc_interval(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == (1.0, 1.0, 1.0)
     assert auc_interval(np.array([1.0, 1.0]), np.array([1.0, 1.0]))[0] == 0.5
+
+
+@pytest.mark.parametrize("n", [1, 3, 20, 187, 4000])
+def test_exact_limits_are_quantiles_of_the_beta_distribution(n: int) -> None:
+    for hits in {0, 1, n // 3, n // 2, n - 1, n}:
+        for tail in (0.2, 0.025, 1e-4, 1e-9):
+            low, high = exact_interval(hits, n, 1 - 2 * tail)
+            tail = (1 - (1 - 2 * tail)) / 2
+            assert low == pytest.approx(beta.ppf(tail, hits, n - hits + 1) if hits else 0.0, rel=1e-6)
+            assert high == pytest.approx(
+                beta.isf(tail, hits + 1, n - hits) if hits < n else 1.0, rel=1e-6
+            )
+
+
+def test_the_incomplete_beta_function_turns_over_once() -> None:
+    a, b, x = 0.3321790940696419, 11.612786192455498, 0.09553118754314227
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    assert _incomplete_beta(x, a, b, scale) == pytest.approx(beta.cdf(x, a, b), rel=1e-9)
