@@ -75,7 +75,7 @@ class Made:
     torch: str = "2.15.0"
     settings: dict[str, Any] = field(default_factory=dict)
     model: str = "one"
-    available: int = 100_000
+    available: int = 10_000_000
     pillow: str = "12.0.0"
     outcomes: bool = True
 
