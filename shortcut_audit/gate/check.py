@@ -88,7 +88,7 @@ def _comparison(
 def _baseline_name(name: str, comparison: Comparison | None) -> str:
     if comparison is None:
         return "none"
-    return name or "as the policy has it"
+    return name or "the policy's own numbers"
 
 
 def _trials(rules: Sequence[Rule], numbers: RunNumbers, comparison: Comparison | None) -> list[Trial]:
