@@ -301,8 +301,26 @@ def lines_of(found: dict[str, Any]) -> list[str]:
     ]
     for name, numbers in found["spreads"].items():
         lines += [f"| {name} | {what} | {a:.3f} | {b:.3f} |" for what, (a, b) in numbers.items()]
-    rows = found["planted"]
-    lines += ["", "## Planted shortcuts", ""]
+    lines += _lines_of_planted(found["planted"])
+    lines += ["", "## Damaged files", ""]
+    kinds = {
+        f"Of {N_DAMAGED} damaged copies of an audit that fails, or of its baseline": "damaged",
+        "Of its policy, cut short at every line": "cut short",
+    }
+    for what, key in kinds.items():
+        lines += [f"{what}: {', '.join(f'{n} {each}' for each, n in sorted(found[key].items()))}.", ""]
+    wall, processor = found["seconds"]
+    lines += [
+        "## Time",
+        "",
+        f"`gate check` of a run of ten classes, as a whole process: {processor:.2f} s of",
+    ]
+    lines += [f"processor time, {wall:.2f} s on the clock with what else the machine did.", ""]
+    return lines
+
+
+def _lines_of_planted(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["", "## Planted shortcuts", ""]
     used = [row for row in rows if row["used"] >= USED]
     unused = [row for row in rows if row["used"] < USED]
     lines.append(
@@ -336,20 +354,6 @@ def lines_of(found: dict[str, Any]) -> list[str]:
             f"| {row['case']} | {row['class']} | {row['kind']} | {row['used']:.2f} | {row['verdict']} |"
             f" {row['score']:.2f} | {' | '.join(told)} | {', '.join(row['rules'])} |"
         )
-    lines += ["", "## Damaged files", ""]
-    kinds = {
-        f"Of {N_DAMAGED} damaged copies of an audit that fails, or of its baseline": "damaged",
-        "Of its policy, cut short at every line": "cut short",
-    }
-    for what, key in kinds.items():
-        lines += [f"{what}: {', '.join(f'{n} {each}' for each, n in sorted(found[key].items()))}.", ""]
-    wall, processor = found["seconds"]
-    lines += [
-        "## Time",
-        "",
-        f"`gate check` of a run of ten classes, as a whole process: {processor:.2f} s of",
-    ]
-    lines += [f"processor time, {wall:.2f} s on the clock with what else the machine did.", ""]
     return lines
 
 

@@ -124,6 +124,7 @@ def update(
     day: datetime | None = _DATE,
 ) -> None:
     """Move the ratchet forwards: stricter where the audit is surely better, never looser."""
+    from shortcut_audit.gate.check import check_gate
     from shortcut_audit.gate.outputs import as_terminal
     from shortcut_audit.gate.policy_text import head_notes, policy_text
     from shortcut_audit.gate.ratchet import ratcheted
@@ -140,14 +141,14 @@ def update(
             "A policy within pyproject.toml is not rewritten.",
             "Name a file of its own with -o gate.toml, and remove the table.",
         )
-    report = _checked(run, policy, baseline, _day(day), False)
+    result, other = load_sound(run), None if baseline is None else load_sound(baseline)
+    names = (str(run), str(path), "" if baseline is None else str(baseline))
+    report = check_gate(result, known, baseline=other, today=_day(day), names=names)
     if report.exit_code != 0:
         say(as_terminal(report).rstrip("\n"))
         say("Nothing was changed: only an audit that passes moves the policy.")
         raise typer.Exit(report.exit_code)
-    stricter, moved = ratcheted(
-        known, load_sound(run), _day(day), None if baseline is None else load_sound(baseline)
-    )
+    stricter, moved = ratcheted(known, result, _day(day), other)
     for sentence in moved:
         say(sentence)
     if stricter == known:

@@ -170,8 +170,8 @@ def pair_of(
     """Outcomes on the images of both sides as counts, oriented as `SameImages` has it.
 
     Each side: identities (n,) and whether the outcome holds. `worse_is`: the outcome that is the worse
-    one. The newer side comes first in the counts. None where hardly less than all of the larger side's
-    images are shared (`_NEARLY_ALL`): the rest of them must not go unseen.
+    one. The newer side comes first in the counts. None unless nearly all of the larger side's images are
+    shared (`_NEARLY_ALL`): the rest of them must not go unseen.
     """
     _, mine, theirs = np.intersect1d(first[0], second[0], return_indices=True)
     return _pair(first[1], second[1], mine, theirs, worse_is)

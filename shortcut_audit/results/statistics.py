@@ -53,8 +53,9 @@ def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[fl
 
 @lru_cache(maxsize=65536)
 def exact_interval(hits: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a proportion `hits`/`n`, without scipy; parts of images count.
+    """Clopper and Pearson's interval of a proportion `hits`/`n`; parts of images count.
 
+    Without scipy, whose quantiles these are: a gate runs in CI where only what it loads is installed.
     It never covers less than it says (Clopper and Pearson, 1934). Wilson's does, far out on the short
     side of a skewed share: at three and a half standard errors ten times as often.
 
